@@ -1,0 +1,91 @@
+# VocalNet. Every target sets up all that it needs; a second run starts at once.
+#
+#   make demo               the app on http://localhost:7860
+#   make test               all tests
+#   make check              lint, format, types, import direction
+#   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
+#   make eval               the held-out questions -> results/eval-nano.json
+#
+# PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
+
+PYTHON ?= python3
+PORT ?= 7860
+SCALE ?= full
+TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
+
+VENV := .venv
+PY := $(VENV)/bin/python
+STAMPS := $(VENV)/.stamps
+VOICES := flite espeak-ng festival festvox-kallpc16k
+
+SHELL := bash
+.SHELLFLAGS := -euo pipefail -c
+.DELETE_ON_ERROR:
+.PHONY: demo test check nano eval
+
+demo: $(STAMPS)/requirements
+	$(PY) app.py --model nano --port $(PORT)
+
+test: $(STAMPS)/requirements-dev $(STAMPS)/voices $(STAMPS)/browser
+	$(PY) -m pytest
+
+check: $(STAMPS)/requirements-dev
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(PY) -m pytest tests/test_imports.py
+
+nano: $(STAMPS)/requirements-dev $(STAMPS)/voices
+	$(PY) -m train.run --scale $(SCALE)
+
+eval: $(STAMPS)/requirements $(STAMPS)/voices
+	$(PY) -m vocalnet eval --set heldout --out results/eval-nano.json
+
+# --- set-up: one stamp per step, inside .venv so that removing it starts over ---
+
+# $(call debian,PACKAGES): installs what is missing when root on Debian, otherwise names it and stops
+define debian
+missing=""; \
+for name in $(1); do \
+	command -v $$name >/dev/null || dpkg -s $$name >/dev/null 2>&1 || missing="$$missing $$name"; \
+done; \
+if [ -n "$$missing" ]; then \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -qy --no-install-recommends $$missing; \
+	else \
+		echo "Missing:$$missing. Install with: sudo apt-get install$$missing" >&2; \
+		exit 1; \
+	fi; \
+fi
+endef
+
+$(STAMPS)/venv:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "VocalNet needs Python 3.11 or newer: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	@if ! $(PYTHON) -c 'import ensurepip' 2>/dev/null; then $(call debian,python3-venv); fi
+	$(PYTHON) -m venv $(VENV)
+	@mkdir -p $(STAMPS) && touch $@
+
+# Without an NVIDIA GPU torch comes from its own index, where reachable: the default Linux build carries gigabytes of CUDA.
+$(STAMPS)/requirements: requirements.txt $(STAMPS)/venv
+	@echo "Installing the requirements into $(VENV); the first time this takes a few minutes."
+	@index=""; \
+	if [ "$$(uname)" = Linux ] && ! command -v nvidia-smi >/dev/null && \
+		$(PY) -c 'import sys, urllib.request as u; u.urlopen(sys.argv[1], timeout=5)' $(TORCH_CPU_INDEX)/torch/ 2>/dev/null; \
+	then index="--extra-index-url $(TORCH_CPU_INDEX)"; fi; \
+	$(PY) -m pip install -q $$index "$$(grep '^torch==' requirements.txt)"
+	@$(PY) -m pip install -q -r requirements.txt
+	@touch $@
+
+$(STAMPS)/requirements-dev: requirements-dev.txt $(STAMPS)/requirements
+	@echo "Installing the tools for tests and training."
+	@$(PY) -m pip install -q -r requirements-dev.txt
+	@touch $@
+
+$(STAMPS)/voices: $(STAMPS)/venv
+	@$(call debian,$(VOICES))
+	@touch $@
+
+$(STAMPS)/browser: $(STAMPS)/venv
+	@$(call debian,chromium)
+	@touch $@
