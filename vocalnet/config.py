@@ -126,6 +126,7 @@ class FlowConfig:
     input_size: int = 512
     spk_embed_dim: int = 192
     vocab_size: int = 6561
+    n_mels: int = 80
     token_mel_ratio: int = 2
     chunk_size: int = 25
     n_steps: int = 10
@@ -139,6 +140,7 @@ class HiftConfig:
     """HiFT vocoder, mel -> waveform; defaults: CosyVoice2-0.5B at 24 kHz."""
 
     sample_rate_hz: int = 24000
+    n_mels: int = 80
     base_channels: int = 512
     f0_channels: int = 512
     upsample_rates: tuple[int, ...] = (8, 5, 3)

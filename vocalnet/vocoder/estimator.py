@@ -1,0 +1,201 @@
+"""Velocity estimator of the flow: a causal 1-D "U-Net" with a single level, so that nothing is down- or upsampled.
+
+CosyVoice 2, section 2.3, and its released checkpoints; attribute names are those of the released state dict.
+
+Letters: B batch, C channels, N mel frames, H heads, d head width, E width of the time embedding.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocalnet.config import EstimatorConfig
+from vocalnet.vocoder.causal import CausalConv1d, PassCache, attention_mask, merge_heads, split_heads
+
+TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
+
+
+def time_sinusoids(t: Tensor, dim: int) -> Tensor:
+    """Returns sinusoids of flow times in 0..1, sines first: (B,) -> (B, dim)."""
+    half = dim // 2
+    frequency = torch.exp(torch.arange(half, dtype=t.dtype, device=t.device) * -(math.log(10000.0) / (half - 1)))
+    angle = TIME_SCALE * t[:, None] * frequency  # (B, dim / 2)
+    return torch.cat([angle.sin(), angle.cos()], dim=-1)  # (B, dim)
+
+
+class TimeEmbedding(nn.Module):
+    """Sinusoids -> time embedding: (B, in_dim) -> (B, E)."""
+
+    def __init__(self, in_dim: int, dim: int) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.linear_2(functional.silu(self.linear_1(x)))
+
+
+class CausalBlock(nn.Module):
+    """Causal convolution, LayerNorm over channels, Mish: (B, C_in, N) -> (B, C, N)."""
+
+    def __init__(self, in_channels: int, channels: int) -> None:
+        super().__init__()
+        # Indices of the released sequence, whose other members have no parameters.
+        self.block = nn.ModuleDict({"0": CausalConv1d(in_channels, channels, 3), "2": nn.LayerNorm(channels)})
+
+    def forward(self, x: Tensor, cache: PassCache | None) -> Tensor:
+        x = self.block["0"](x, cache)  # (B, C, N)
+        return functional.mish(self.block["2"](x.transpose(1, 2)).transpose(1, 2))
+
+
+class ResnetBlock(nn.Module):
+    """Two causal blocks with the time embedding added between: (B, C_in, N) -> (B, C, N)."""
+
+    def __init__(self, in_channels: int, channels: int, time_dim: int) -> None:
+        super().__init__()
+        self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, channels))
+        self.block1 = CausalBlock(in_channels, channels)
+        self.block2 = CausalBlock(channels, channels)
+        self.res_conv = nn.Conv1d(in_channels, channels, 1)
+
+    def forward(self, x: Tensor, time: Tensor, cache: PassCache | None) -> Tensor:
+        hidden = self.block1(x, cache) + self.mlp(time)[..., None]  # (B, C, N)
+        return self.block2(hidden, cache) + self.res_conv(x)
+
+
+class Attention(nn.Module):
+    """Self-attention without positions: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, dim: int, n_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.to_q = nn.Linear(dim, n_heads * head_dim, bias=False)
+        self.to_k = nn.Linear(dim, n_heads * head_dim, bias=False)
+        self.to_v = nn.Linear(dim, n_heads * head_dim, bias=False)
+        self.to_out = nn.Sequential(nn.Linear(n_heads * head_dim, dim))
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
+        query, key, value = (split_heads(linear(x), self.n_heads) for linear in (self.to_q, self.to_k, self.to_v))
+        if cache is not None:
+            key, value = cache.append(self, torch.cat([key, value], dim=-1)).chunk(2, dim=-1)  # (B, H, N_k, d)
+        attended = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, H, N, d)
+        return self.to_out(merge_heads(attended))  # (B, N, C)
+
+
+class GeluLinear(nn.Module):
+    """Linear, then exact GELU: (B, N, C) -> (B, N, hidden)."""
+
+    def __init__(self, dim: int, hidden_dim: int) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, hidden_dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return functional.gelu(self.proj(x))
+
+
+class TransformerFeedForward(nn.Module):
+    """Feed-forward of four times the width: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, dim: int) -> None:
+        super().__init__()
+        self.net = nn.Sequential(GeluLinear(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x)
+
+
+class TransformerBlock(nn.Module):
+    """Pre-norm attention and feed-forward: (B, N, C) -> (B, N, C)."""
+
+    def __init__(self, dim: int, n_heads: int, head_dim: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(dim)
+        self.attn1 = Attention(dim, n_heads, head_dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.ff = TransformerFeedForward(dim)
+
+    def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
+        x = x + self.attn1(self.norm1(x), mask, cache)
+        return x + self.ff(self.norm3(x))
+
+
+class Estimator(nn.Module):
+    """Velocity of the flow at (x, t), given mu, speaker and prompt mel: (B, n_mels, N)."""
+
+    def __init__(self, config: EstimatorConfig, n_mels: int) -> None:
+        super().__init__()
+        if len(config.channels) != 1 or config.in_channels != 4 * n_mels:
+            raise ValueError(
+                f"estimator: channels must hold one width and in_channels be 4 * n_mels = {4 * n_mels}; got "
+                f"channels {config.channels}, in_channels {config.in_channels}. Correct them in config.json."
+            )
+        dim = config.channels[0]
+        time_dim = 4 * dim
+        self.time_dim = config.in_channels
+
+        def stage(in_channels: int, with_conv: bool) -> nn.ModuleList:
+            blocks = (
+                TransformerBlock(dim, config.num_heads, config.attention_head_dim) for _ in range(config.n_blocks)
+            )
+            parts = [ResnetBlock(in_channels, dim, time_dim), nn.ModuleList(blocks)]
+            return nn.ModuleList([*parts, CausalConv1d(dim, dim, 3)] if with_conv else parts)
+
+        self.time_mlp = TimeEmbedding(config.in_channels, time_dim)
+        self.down_blocks = nn.ModuleList([stage(config.in_channels, with_conv=True)])
+        self.mid_blocks = nn.ModuleList(stage(dim, with_conv=False) for _ in range(config.num_mid_blocks))
+        self.up_blocks = nn.ModuleList([stage(2 * dim, with_conv=True)])
+        self.final_block = CausalBlock(dim, dim)
+        self.final_proj = nn.Conv1d(dim, n_mels, 1)
+
+    def forward(
+        self,
+        x: Tensor,
+        mu: Tensor,
+        t: Tensor,
+        spk: Tensor,
+        cond: Tensor,
+        lengths: Tensor | None = None,
+        chunk: int | None = None,
+        cache: PassCache | None = None,
+    ) -> Tensor:
+        """Returns the velocity of the frames after those in `cache`, (B, n_mels, N).
+
+        Everything but attention is causal, so padding on the right needs a mask only there.
+
+        Args:
+            x, mu, cond: noisy mel, encoder output and prompt mel, each (B, n_mels, N).
+            t: flow time in 0..1, (B,).
+            spk: projected speaker vector (B, n_mels).
+            lengths: valid frames (B,); None: all.
+            chunk: attention sees whole chunks of so many frames and all before; None: everything.
+            cache: with a cache, x must start at a multiple of `chunk`.
+        """
+        _, _, N = x.shape
+        mask = attention_mask(N, cache.n_seen if cache else 0, chunk, lengths, x.device)
+        time = self.time_mlp(time_sinusoids(t, self.time_dim))  # (B, E)
+        x = torch.cat([x, mu, spk[..., None].expand(-1, -1, N), cond], dim=1)  # (B, 4 n_mels, N)
+        resnet, blocks, conv = self.down_blocks[0]
+        skip = _stage(resnet, blocks, x, time, mask, cache)  # (B, C, N)
+        x = conv(skip, cache)
+        for resnet, blocks in self.mid_blocks:
+            x = _stage(resnet, blocks, x, time, mask, cache)
+        resnet, blocks, conv = self.up_blocks[0]
+        x = _stage(resnet, blocks, torch.cat([x, skip], dim=1), time, mask, cache)
+        x = self.final_block(conv(x, cache), cache)
+        if cache is not None:
+            cache.n_seen += N
+        return self.final_proj(x)  # (B, n_mels, N)
+
+
+def _stage(
+    resnet: nn.Module, blocks: nn.ModuleList, x: Tensor, time: Tensor, mask: Tensor | None, cache: PassCache | None
+) -> Tensor:
+    """One resnet and its transformer blocks: (B, C_in, N) -> (B, C, N)."""
+    x = resnet(x, time, cache).transpose(1, 2)  # (B, N, C)
+    for block in blocks:
+        x = block(x, mask, cache)
+    return x.transpose(1, 2)  # (B, C, N)
