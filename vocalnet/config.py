@@ -13,6 +13,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -83,6 +84,7 @@ class TalkerConfig:
     text_chunk: int = 5  # C_t
     speech_chunk: int = 15  # C_s
     max_positions: int = 2048
+    speech_offset: int = 128  # own behaviour: speech positions start here, so text that arrives later moves nothing
     rope_theta: float = 10000.0
     norm_eps: float = 1e-6
     dropout: float = 0.1
@@ -152,22 +154,24 @@ class HiftConfig:
     @property
     def samples_per_frame(self) -> int:
         """Audio samples per mel frame: 8 * 5 * 3 * 4 = 480 at the published size."""
-        product = self.istft_hop
-        for rate in self.upsample_rates:
-            product *= rate
-        return product
+        return self.istft_hop * math.prod(self.upsample_rates)
 
 
 @dataclass(frozen=True)
 class SpeechTokenizerConfig:
-    """FSQ speech tokenizer, 25 Hz (nano's own; released models use speech_tokenizer_v2.onnx)."""
+    """Convolutional FSQ speech tokenizer, 25 Hz (nano's own; released models use speech_tokenizer_v2.onnx)."""
 
     n_mels: int = 80
     dim: int = 192
-    n_layers: int = 4
-    n_heads: int = 4
     ffn_dim: int = 384
-    levels: tuple[int, ...] = (3, 3, 3, 3, 3, 3, 3, 3)
+    n_layers: int = 6
+    kernel: int = 7
+    levels: tuple[int, ...] = (7, 5, 5, 5)
+
+    @property
+    def n_units(self) -> int:
+        """Codes: the product of the levels, 7 * 5 * 5 * 5 = 875."""
+        return math.prod(self.levels)
 
 
 @dataclass(frozen=True)

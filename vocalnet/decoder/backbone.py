@@ -1,0 +1,142 @@
+"""Llama layers of the talker: RMSNorm, rotary attention, SwiGLU. Caches are arguments; modules keep nothing.
+
+Letters: B batch, n rows of this pass, T keys, D width, H heads, d = D / H.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vocalnet.decoder.cache import KVCache
+
+INIT_STD = 0.02
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The rows that one pass runs: their rotation, what they see, and where their keys are kept."""
+
+    cos: Tensor  # (B or 1, 1, n, d)
+    sin: Tensor
+    mask: Tensor | None = None  # (B, 1, n, T), True = visible; None with is_causal: causal
+    is_causal: bool = False
+    cache: KVCache | None = None
+    first_layer: int = 0  # of this stack in the cache
+    first_slot: int = 0  # of these rows in the cache
+
+
+def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Returns cosines and sines for rotary positions (B or 1, n), each (B or 1, 1, n, d), in Llama's half-split order."""
+    half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
+    angles = positions[..., None].float() * theta ** (-half / head_dim)  # (B, n, d / 2)
+    angles = torch.cat([angles, angles], -1)[:, None]  # (B, 1, n, d)
+    return angles.cos().to(dtype), angles.sin().to(dtype)
+
+
+def rotate(x: Tensor, rows: Rows) -> Tensor:
+    """Applies the rotation of `rows` to x (B, H, n, d)."""
+    left, right = x.chunk(2, -1)
+    return x * rows.cos + torch.cat([-right, left], -1) * rows.sin
+
+
+class Attention(nn.Module):
+    """Multi-head attention with as many key-value heads as heads, no biases."""
+
+    def __init__(self, dim: int, n_heads: int) -> None:
+        super().__init__()
+        self.n_heads = n_heads
+        self.q_proj = nn.Linear(dim, dim, bias=False)
+        self.k_proj = nn.Linear(dim, dim, bias=False)
+        self.v_proj = nn.Linear(dim, dim, bias=False)
+        self.o_proj = nn.Linear(dim, dim, bias=False)
+
+    def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
+        """Attends from x (B, n, D) over x itself or, with a cache, over everything that its slots hold."""
+        B, n, D = x.shape
+        q = rotate(self._split(self.q_proj(x)), rows)  # (B, H, n, d)
+        k = rotate(self._split(self.k_proj(x)), rows)
+        v = self._split(self.v_proj(x))
+        if rows.cache is not None:
+            k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)  # (B, H, T, d)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, is_causal=rows.is_causal)
+        return self.o_proj(y.transpose(1, 2).reshape(B, n, D))  # (B, n, D)
+
+    def _split(self, x: Tensor) -> Tensor:
+        B, n, D = x.shape
+        return x.view(B, n, self.n_heads, D // self.n_heads).transpose(1, 2)  # (B, H, n, d)
+
+
+class SwiGLU(nn.Module):
+    """Gated feed-forward network, no biases."""
+
+    def __init__(self, dim: int, ffn_dim: int) -> None:
+        super().__init__()
+        self.gate_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.up_proj = nn.Linear(dim, ffn_dim, bias=False)
+        self.down_proj = nn.Linear(ffn_dim, dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, n, D) to (B, n, D)."""
+        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+
+
+class Block(nn.Module):
+    """One pre-norm Llama layer.
+
+    Dropout is on the two residual branches; the published code drops attention weights instead, which takes SDPA off
+    its fast path on CPU.
+    """
+
+    def __init__(self, dim: int, ffn_dim: int, n_heads: int, norm_eps: float = 1e-6, dropout: float = 0.0) -> None:
+        super().__init__()
+        self.input_layernorm = nn.RMSNorm(dim, eps=norm_eps)
+        self.self_attn = Attention(dim, n_heads)
+        self.post_attention_layernorm = nn.RMSNorm(dim, eps=norm_eps)
+        self.mlp = SwiGLU(dim, ffn_dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
+        """Maps x (B, n, D) to (B, n, D); `layer` is this block's place in the stack that `rows` is for."""
+        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rows, layer))
+        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+
+
+class Stack(nn.Module):
+    """Blocks one after another, without a final norm."""
+
+    def __init__(self, n_layers: int, dim: int, ffn_dim: int, n_heads: int, norm_eps: float, dropout: float) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList(Block(dim, ffn_dim, n_heads, norm_eps, dropout) for _ in range(n_layers))
+
+    def forward(self, x: Tensor, rows: Rows) -> Tensor:
+        """Maps x (B, n, D) to (B, n, D)."""
+        for layer, block in enumerate(self.layers):
+            x = block(x, rows, layer)
+        return x
+
+
+class Output(nn.Module):
+    """Norm and vocabulary projection: un-normed state (..., D) -> logits (..., V_s)."""
+
+    def __init__(self, dim: int, vocab_size: int, norm_eps: float) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(dim, eps=norm_eps)
+        self.proj = nn.Linear(dim, vocab_size)
+
+    def forward(self, state: Tensor) -> Tensor:
+        """Maps states (..., D) to logits (..., V_s)."""
+        return self.proj(self.norm(state))
+
+
+def initialise(module: nn.Module, n_layers: int) -> None:
+    """Draws weights for training from scratch: N(0, 0.02), residual outputs scaled by 1 / sqrt(2 * n_layers), zero biases."""
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            nn.init.zeros_(parameter)
+        elif parameter.dim() > 1:
+            is_residual = name.endswith(("o_proj.weight", "down_proj.weight"))
+            nn.init.normal_(parameter, std=INIT_STD / (2 * n_layers) ** 0.5 if is_residual else INIT_STD)

@@ -1,0 +1,81 @@
+"""VocalNet's multi-token prediction (Eq. 5-7, Figure 4d): sequential layers on hidden states."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from vocalnet.config import TalkerConfig
+from vocalnet.decoder.backbone import Block, Output, Rows
+from vocalnet.decoder.heads.contract import Sampler, Step, Teacher
+from vocalnet.decoder.heads.targets import shifted_targets
+
+
+class Depth(nn.Module):
+    """One MTP module: a layer on the previous un-normed state, then its own norm and vocabulary projection."""
+
+    def __init__(self, config: TalkerConfig) -> None:
+        super().__init__()
+        self.layer = Block(config.dim, config.ffn_dim, config.n_heads, config.norm_eps, config.dropout)
+        self.out = Output(config.dim, config.vocab_size, config.norm_eps)
+
+
+class MTPVocalNetHead(nn.Module):
+    """The main head and M modules; module k sees no token, only the state of module k - 1, and gives token t + 1 + k."""
+
+    stride = 1
+
+    def __init__(self, config: TalkerConfig) -> None:
+        super().__init__()
+        self.n_heads = 1 + config.mtp_num
+        self.n_depths = config.mtp_num
+        self.main = Output(config.dim, config.vocab_size, config.norm_eps)
+        self.depths = nn.ModuleList(Depth(config) for _ in range(config.mtp_num))
+
+    def embed(self, table: nn.Embedding, tokens: Tensor) -> Tensor:
+        """Maps tokens (B, n) to embeddings (B, n, D)."""
+        return table(tokens)
+
+    def targets(self, tokens: Tensor, ends: Tensor, eos_id: int) -> Tensor:
+        """Returns labels (1 + M, B, S + 1)."""
+        return shifted_targets(tokens, ends, eos_id, self.n_heads)
+
+    def weights(self, decay: float) -> tuple[float, ...]:
+        """Returns lambda^k for k = 0 .. M (Eq. 7)."""
+        return tuple(decay**k for k in range(self.n_heads))
+
+    def states(self, h: Tensor, teacher: Teacher) -> list[Tensor]:
+        """Chains the modules over text and speech; returns 1 + M states (B, L_s, D)."""
+        states = [teacher.speech(h)]
+        for k, depth in enumerate(self.depths, start=1):
+            h = depth.layer(h, teacher.rows[k])  # (B, T, D)
+            states.append(teacher.speech(h))
+        return states
+
+    def project(self, k: int, state: Tensor) -> Tensor:
+        """Maps states (..., D) of head k to logits (..., V_s)."""
+        return self._output(k)(state)
+
+    def prefill(self, h: Tensor, rows: Callable[[int], Rows], n_heads: int, is_chained: bool) -> None:
+        """Runs the modules over text rows h (B, n, D), see the contract."""
+        x = h
+        for k in range(1, n_heads):
+            y = self.depths[k - 1].layer(x, rows(k))
+            x = y if is_chained else h
+
+    def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
+        """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
+        tokens, logits = [], []
+        for k in range(n_heads):
+            if not sample.wants(k):
+                break
+            if k > 0:
+                h = self.depths[k - 1].layer(h, step.rows(k))  # (B, n, D)
+            logits.append(self._output(k)(h[:, -1]))  # (B, V_s)
+            tokens.append(sample(k, logits[-1]))
+        return torch.stack(tokens, 1), torch.stack(logits, 1)
+
+    def _output(self, k: int) -> Output:
+        return self.main if k == 0 else self.depths[k - 1].out

@@ -1,0 +1,144 @@
+"""How speech tokens are decoded: `DecodeOptions` and `RepetitionPenalty`.
+
+Letters: V_s speech vocabulary, n tokens of history, W window.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise ValueError(f"{name} is {value!r}; choose one of: {', '.join(choices)}")
+
+
+@dataclass(frozen=True, slots=True)
+class RepetitionPenalty:
+    """Makes recently spoken tokens less likely.
+
+    Attributes:
+        window: how many of the last tokens count; 0: none (scope "sequence") or the whole call (scope "call", as the
+            published streaming code slices).
+        factor: the strength; 1 changes nothing.
+        per_occurrence: apply once per occurrence in the window, otherwise once per distinct token.
+        sign_aware: multiply negative logits, so that they sink too; the published code divides them, so they rise.
+        heads: penalise the main head only, or all.
+        scope: history is the whole sequence (start token included) or the tokens of the current call.
+    """
+
+    window: int = 5
+    factor: float = 2.0
+    per_occurrence: bool = False
+    sign_aware: bool = True
+    heads: Literal["main", "all"] = "main"
+    scope: Literal["sequence", "call"] = "sequence"
+
+    def __post_init__(self) -> None:
+        _check_choice("heads", self.heads, ("main", "all"))
+        _check_choice("scope", self.scope, ("sequence", "call"))
+        if self.window < 0 or self.factor <= 0:
+            raise ValueError("a repetition penalty needs window >= 0 and factor > 0")
+
+    @classmethod
+    def released_offline(cls) -> RepetitionPenalty:
+        """Returns the setting of the published offline decoding."""
+        return cls(window=5, factor=2.0, per_occurrence=True, sign_aware=False, heads="main", scope="sequence")
+
+    @classmethod
+    def released_streaming(cls) -> RepetitionPenalty:
+        """Returns the setting of the published streaming decoding."""
+        return cls(window=6, factor=2.0, per_occurrence=True, sign_aware=False, heads="all", scope="call")
+
+    def tail(self, history: Tensor) -> Tensor:
+        """Returns the part of the history (..., n) that counts."""
+        if self.window == 0 and self.scope == "call":
+            return history
+        return history[..., max(0, history.shape[-1] - self.window) :]
+
+    def apply(self, logits: Tensor, history: Tensor) -> Tensor:
+        """Returns penalised logits; nothing is written in place and nothing leaves the device.
+
+        Args:
+            logits: (V_s,) or (B, V_s).
+            history: the tokens so far, (n,) or (B, n); negative entries are no token.
+        """
+        tail = self.tail(history)
+        if tail.shape[-1] == 0:
+            return logits
+        columns = F.pad(logits, (1, 0))  # column 0 takes what stands for no token
+        index = tail.clamp(min=-1) + 1
+        values = columns.gather(-1, index)  # (..., W)
+        counts = (index[..., :, None] == index[..., None, :]).sum(-1) if self.per_occurrence else 1
+        scale = self.factor**counts
+        penalised = values / scale
+        if self.sign_aware:
+            penalised = penalised.where(values > 0, values * scale)
+        return columns.scatter(-1, index, penalised)[..., 1:]
+
+
+@dataclass(frozen=True, slots=True)
+class DecodeOptions:
+    """How a talker decodes.
+
+    Attributes:
+        tokens_per_step: tokens proposed per step, 1 .. 1 + M.
+        policy: which of them are kept, a row of `policies.POLICIES`.
+        temperature: 0 is greedy.
+        top_k: sample among the k most likely only.
+        top_p: sample among the most likely tokens that together have this probability.
+        penalty: repetition penalty, None for none.
+        max_tokens: the most tokens to return; None: as many as the talker has positions for.
+        min_tokens: no end token before this many.
+        seed: of the draws; None: a fresh one each time.
+        mask: "full": the whole text is known; "streaming": speech of a chunk sees the text up to its chunk.
+        count: how `max_tokens` counts; "released": as the published code, start token included and checked between steps.
+        eps, alpha: of the policy `typical`.
+        top_n: of the policy `top_n`.
+        tau: of the policy `confidence`.
+    """
+
+    tokens_per_step: int = 3
+    policy: str = "fixed"
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float | None = None
+    penalty: RepetitionPenalty | None = None
+    max_tokens: int | None = None
+    min_tokens: int = 0
+    seed: int | None = None
+    mask: Literal["full", "streaming"] = "full"
+    count: Literal["own", "released"] = "own"
+    eps: float = 0.09
+    alpha: float = 0.3
+    top_n: int = 5
+    tau: float = 0.5
+
+    def __post_init__(self) -> None:
+        _check_choice("mask", self.mask, ("full", "streaming"))
+        _check_choice("count", self.count, ("own", "released"))
+        if self.tokens_per_step < 1:
+            raise ValueError("tokens_per_step must be at least 1")
+        if self.temperature < 0:
+            raise ValueError("temperature must be 0 (greedy) or positive")
+        for name in ("top_k", "max_tokens"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, or None")
+        if self.top_p is not None and not 0 < self.top_p <= 1:
+            raise ValueError("top_p must be above 0 and at most 1, or None")
+
+    @classmethod
+    def released(cls, tokens_per_step: int = 3) -> DecodeOptions:
+        """Returns the published offline decoding: greedy, its penalty, its way of counting."""
+        return cls(tokens_per_step=tokens_per_step, penalty=RepetitionPenalty.released_offline(), count="released")
+
+    @classmethod
+    def released_streaming(cls, tokens_per_step: int = 3) -> DecodeOptions:
+        """Returns the published streaming decoding: greedy, its penalty, its way of counting."""
+        penalty = RepetitionPenalty.released_streaming()
+        return cls(tokens_per_step=tokens_per_step, penalty=penalty, mask="streaming", count="released")
