@@ -67,9 +67,13 @@ def load_audio(source: AudioInput, max_s: float = MAX_AUDIO_S) -> np.ndarray:
         raise AudioError("Audio must be a path or a pair (samples, sample_rate_hz).")
     mono = _mono(samples)
     validate_audio(mono, rate_hz, max_s)
-    if rate_hz == SAMPLE_RATE_HZ:
-        return mono
-    return np.ascontiguousarray(soxr.resample(mono, rate_hz, SAMPLE_RATE_HZ), dtype=np.float32)
+    return resample(mono, rate_hz, SAMPLE_RATE_HZ)
+
+
+def resample(samples: np.ndarray, from_hz: float, to_hz: float) -> np.ndarray:
+    """Returns samples (n,) at another rate, float32; at the same rate they are returned as they are."""
+    samples = np.ascontiguousarray(samples, dtype=np.float32)
+    return samples if from_hz == to_hz else soxr.resample(samples, from_hz, to_hz)
 
 
 def validate_audio(samples: np.ndarray, sample_rate_hz: float, max_s: float = MAX_AUDIO_S) -> None:

@@ -1,0 +1,115 @@
+"""Word error rates: Whisper's English normaliser, corpus level, with bootstrap intervals over utterances.
+
+A rate is errors / reference words, as a fraction; it can exceed 1. As in the paper's ASR-WER, texts are normalised
+first. Deliberate difference: the normaliser's British-to-American spelling table is left empty, so that nothing is
+downloaded.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from vocalnet.metrics.extras import require
+
+N_RESAMPLES = 2000
+TAILS = (2.5, 97.5)  # percentiles of a 95 % interval
+
+
+@dataclass(frozen=True, slots=True)
+class WordErrors:
+    """Edit counts of one utterance, or of many when added."""
+
+    substitutions: int = 0
+    deletions: int = 0
+    insertions: int = 0
+    n_words: int = 0  # of the reference
+
+    def __add__(self, other: WordErrors) -> WordErrors:
+        return WordErrors(
+            self.substitutions + other.substitutions,
+            self.deletions + other.deletions,
+            self.insertions + other.insertions,
+            self.n_words + other.n_words,
+        )
+
+    @property
+    def n_errors(self) -> int:
+        """All edits."""
+        return self.substitutions + self.deletions + self.insertions
+
+    @property
+    def wer(self) -> float:
+        """Errors per reference word."""
+        return self.n_errors / max(self.n_words, 1)
+
+
+@functools.cache
+def _normalizer():
+    from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
+
+    return EnglishTextNormalizer({})
+
+
+def normalise(text: str) -> str:
+    """Returns lower-case words without punctuation, numbers as digits, contractions spelled out."""
+    return _normalizer()(text).strip()
+
+
+def word_errors(reference: str, hypothesis: str) -> WordErrors:
+    """Counts the edits of one utterance after normalisation; an empty reference has insertions only.
+
+    Raises:
+        ValueError: jiwer is not installed.
+    """
+    reference, hypothesis = normalise(reference), normalise(hypothesis)
+    if not reference:
+        return WordErrors(insertions=len(hypothesis.split()))
+    found = require("jiwer").process_words(reference, hypothesis)
+    return WordErrors(found.substitutions, found.deletions, found.insertions, len(reference.split()))
+
+
+def corpus_errors(utterances: Sequence[WordErrors]) -> WordErrors:
+    """Returns the sum: its `wer` is the corpus-level rate, in which long utterances weigh more."""
+    return sum(utterances, WordErrors())
+
+
+def interval(utterances: Sequence[WordErrors], seed: int = 0) -> tuple[float, float]:
+    """Returns the 95 % bootstrap interval (low, high) of the corpus-level rate, resampling utterances."""
+    return _percentiles(_resampled_rates(utterances, _draws(len(utterances), seed)))
+
+
+def difference_interval(
+    utterances: Sequence[WordErrors], baseline: Sequence[WordErrors], seed: int = 0
+) -> tuple[float, float]:
+    """Returns the 95 % interval of WER(utterances) - WER(baseline), paired: both are resampled alike.
+
+    Raises:
+        ValueError: the two do not hold the same number of utterances.
+    """
+    if len(utterances) != len(baseline):
+        raise ValueError(f"A paired interval needs the same utterances: got {len(utterances)} and {len(baseline)}.")
+    draws = _draws(len(utterances), seed)
+    return _percentiles(_resampled_rates(utterances, draws) - _resampled_rates(baseline, draws))
+
+
+def _draws(n: int, seed: int) -> np.ndarray:
+    """Indices of the resampled utterances, (N_RESAMPLES, n)."""
+    if n == 0:
+        raise ValueError("An interval needs at least one utterance.")
+    return np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n))
+
+
+def _resampled_rates(utterances: Sequence[WordErrors], draws: np.ndarray) -> np.ndarray:
+    """Corpus-level rate of every resample, (N_RESAMPLES,)."""
+    errors = np.array([u.n_errors for u in utterances])
+    words = np.array([u.n_words for u in utterances])
+    return errors[draws].sum(1) / np.maximum(words[draws].sum(1), 1)
+
+
+def _percentiles(values: np.ndarray) -> tuple[float, float]:
+    low, high = np.percentile(values, TAILS)
+    return float(low), float(high)
