@@ -17,6 +17,7 @@ from vocalnet.config import EstimatorConfig
 from vocalnet.vocoder.causal import CausalConv1d, PassCache, attention_mask, merge_heads, split_heads
 
 TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
+TIME_WIDTH = 4  # width of the time embedding, in channels
 
 
 def time_sinusoids(t: Tensor, dim: int) -> Tensor:
@@ -123,6 +124,25 @@ class TransformerBlock(nn.Module):
         return x + self.ff(self.norm3(x))
 
 
+class Stage(nn.ModuleList):
+    """A resnet, transformer blocks and, at the outer stages, a convolution: (B, C_in, N) -> twice (B, C, N)."""
+
+    def __init__(self, config: EstimatorConfig, in_channels: int, has_conv: bool) -> None:
+        dim = config.channels[0]
+        blocks = (TransformerBlock(dim, config.num_heads, config.attention_head_dim) for _ in range(config.n_blocks))
+        parts = [ResnetBlock(in_channels, dim, TIME_WIDTH * dim), nn.ModuleList(blocks)]
+        super().__init__([*parts, CausalConv1d(dim, dim, 3)] if has_conv else parts)
+        self.has_conv = has_conv
+
+    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None, cache: PassCache | None) -> tuple[Tensor, Tensor]:
+        """Returns the frames before the convolution, which the U-Net's skip carries, and after it."""
+        x = self[0](x, time, cache).transpose(1, 2)  # (B, N, C)
+        for block in self[1].children():
+            x = block(x, mask, cache)
+        x = x.transpose(1, 2)  # (B, C, N)
+        return x, self[2](x, cache) if self.has_conv else x
+
+
 class Estimator(nn.Module):
     """Velocity of the flow at (x, t), given mu, speaker and prompt mel: (B, n_mels, N)."""
 
@@ -134,20 +154,12 @@ class Estimator(nn.Module):
                 f"channels {config.channels}, in_channels {config.in_channels}. Correct them in config.json."
             )
         dim = config.channels[0]
-        time_dim = 4 * dim
         self.time_dim = config.in_channels
 
-        def stage(in_channels: int, with_conv: bool) -> nn.ModuleList:
-            blocks = (
-                TransformerBlock(dim, config.num_heads, config.attention_head_dim) for _ in range(config.n_blocks)
-            )
-            parts = [ResnetBlock(in_channels, dim, time_dim), nn.ModuleList(blocks)]
-            return nn.ModuleList([*parts, CausalConv1d(dim, dim, 3)] if with_conv else parts)
-
-        self.time_mlp = TimeEmbedding(config.in_channels, time_dim)
-        self.down_blocks = nn.ModuleList([stage(config.in_channels, with_conv=True)])
-        self.mid_blocks = nn.ModuleList(stage(dim, with_conv=False) for _ in range(config.num_mid_blocks))
-        self.up_blocks = nn.ModuleList([stage(2 * dim, with_conv=True)])
+        self.time_mlp = TimeEmbedding(config.in_channels, TIME_WIDTH * dim)
+        self.down_blocks = nn.ModuleList([Stage(config, config.in_channels, has_conv=True)])
+        self.mid_blocks = nn.ModuleList(Stage(config, dim, has_conv=False) for _ in range(config.num_mid_blocks))
+        self.up_blocks = nn.ModuleList([Stage(config, 2 * dim, has_conv=True)])
         self.final_block = CausalBlock(dim, dim)
         self.final_proj = nn.Conv1d(dim, n_mels, 1)
 
@@ -178,24 +190,11 @@ class Estimator(nn.Module):
         mask = attention_mask(N, cache.n_seen if cache else 0, chunk, lengths, x.device)
         time = self.time_mlp(time_sinusoids(t, self.time_dim))  # (B, E)
         x = torch.cat([x, mu, spk[..., None].expand(-1, -1, N), cond], dim=1)  # (B, 4 n_mels, N)
-        resnet, blocks, conv = self.down_blocks[0]
-        skip = _stage(resnet, blocks, x, time, mask, cache)  # (B, C, N)
-        x = conv(skip, cache)
-        for resnet, blocks in self.mid_blocks:
-            x = _stage(resnet, blocks, x, time, mask, cache)
-        resnet, blocks, conv = self.up_blocks[0]
-        x = _stage(resnet, blocks, torch.cat([x, skip], dim=1), time, mask, cache)
-        x = self.final_block(conv(x, cache), cache)
+        skip, x = self.down_blocks[0](x, time, mask, cache)  # (B, C, N) each
+        for stage in self.mid_blocks:
+            x, _ = stage(x, time, mask, cache)
+        _, x = self.up_blocks[0](torch.cat([x, skip], dim=1), time, mask, cache)
+        x = self.final_block(x, cache)
         if cache is not None:
             cache.n_seen += N
         return self.final_proj(x)  # (B, n_mels, N)
-
-
-def _stage(
-    resnet: nn.Module, blocks: nn.ModuleList, x: Tensor, time: Tensor, mask: Tensor | None, cache: PassCache | None
-) -> Tensor:
-    """One resnet and its transformer blocks: (B, C_in, N) -> (B, C, N)."""
-    x = resnet(x, time, cache).transpose(1, 2)  # (B, N, C)
-    for block in blocks:
-        x = block(x, mask, cache)
-    return x.transpose(1, 2)  # (B, C, N)

@@ -3,8 +3,8 @@
 CosyVoice 2, section 2.3 (chunk-aware causal flow matching), with the optimal-transport paths of Matcha-TTS; attribute
 names are those of the released state dict. The module holds no state: caches are arguments.
 
-Letters: B batch, T tokens, N = ratio * T mel frames, D encoder width. A chunk is counted in tokens everywhere; layers at
-the mel rate see `ratio` times as many frames.
+Letters: B batch, T tokens, N = ratio * T mel frames, D encoder width. A chunk is counted in tokens everywhere; layers
+at the mel rate see `ratio` times as many frames.
 """
 
 from __future__ import annotations

@@ -3,11 +3,13 @@
 HiFTNet (Li et al., 2023) as released with CosyVoice 2; attribute names are those of the released state dict. The
 forward parts are differentiable and batched, so that the same class is trained.
 
-Letters: B batch, C channels, N mel frames, S samples per mel frame, F = n_fft / 2 + 1 bins, L = S * N / hop + 1 STFT frames.
+Letters: B batch, C channels, N mel frames, S samples per mel frame, F = n_fft / 2 + 1 bins, L = S * N / hop + 1 frames
+of the short STFT.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
 
 import torch
@@ -73,7 +75,7 @@ class F0Predictor(nn.Module):
     def __init__(self, n_mels: int, channels: int) -> None:
         super().__init__()
         widths = (n_mels, *[channels] * 5)
-        layers = [(_normed_conv(a, b, 3), nn.ELU()) for a, b in zip(widths[:-1], widths[1:], strict=True)]
+        layers = [(_normed_conv(a, b, 3), nn.ELU()) for a, b in itertools.pairwise(widths)]
         self.condnet = nn.Sequential(*(module for layer in layers for module in layer))
         self.classifier = nn.Linear(channels, 1)
         with torch.no_grad():  # features of size one then span f0 values of size 100 Hz
@@ -150,7 +152,9 @@ class Hift(nn.Module):
             self.source_resblocks.append(ResidualBlock(channels[i + 1], config.source_resblock_kernels[i]))
             self.resblocks.extend(ResidualBlock(channels[i + 1], k) for k in RESBLOCK_KERNELS)
         self.conv_post = _normed_conv(channels[-1], n_spectrum, 7)
-        nn.init.constant_(self.conv_post.bias[: n_spectrum // 2], INIT_LOG_MAGNITUDE)
+        with torch.no_grad():
+            self.conv_post.get_parameter("bias")[: n_spectrum // 2] = INIT_LOG_MAGNITUDE
+        self.window: Tensor
         self.register_buffer("window", torch.hann_window(config.istft_n_fft), persistent=False)
 
     def f0(self, mel: Tensor) -> Tensor:
@@ -234,7 +238,7 @@ def _normed_conv(in_channels: int, channels: int, kernel: int, dilation: int = 1
     """Length-preserving convolution with weight norm; keeps the variance of its input times gain^2."""
     conv = nn.Conv1d(in_channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
     nn.init.normal_(conv.weight, std=gain / math.sqrt(in_channels * kernel))
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.get_parameter("bias"))
     return weight_norm(conv)
 
 
@@ -242,7 +246,7 @@ def _normed_transpose(in_channels: int, channels: int, kernel: int, rate: int) -
     """Upsampling by `rate` with weight norm; keeps the variance of its input."""
     conv = nn.ConvTranspose1d(in_channels, channels, kernel, rate, padding=(kernel - rate) // 2)
     nn.init.normal_(conv.weight, std=1 / math.sqrt(in_channels * kernel / rate))
-    nn.init.zeros_(conv.bias)
+    nn.init.zeros_(conv.get_parameter("bias"))
     return weight_norm(conv)
 
 
