@@ -1,0 +1,109 @@
+"""Turns the event stream of one answer into snapshots that a page can draw.
+
+The stream is pulled in a worker thread: a stage of a large model may take seconds, while Gradio can stop a
+generator only where it yields, so the page's generator must yield several times a second.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Generator, Iterator
+from contextlib import closing
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from vocalnet import AudioChunk, Finished, SpeechTokens, TextDelta
+
+TICK_S = 0.15
+UNEXPECTED = "Something went wrong on the server; the details are in its log."
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What is known of an answer so far; `finished` ends it."""
+
+    stage: str = "Listening to the question"
+    text: str = ""
+    n_text: int = 0  # text events; each carries the text of one token
+    n_speech: int = 0  # speech tokens
+    audio_s: float = 0.0
+    elapsed_s: float = 0.0
+    finished: Finished | None = None
+
+
+def snapshots(events: Generator[Any, None, None]) -> Iterator[Snapshot]:
+    """Yields the fold of `events` at each arrival, and at least every `TICK_S` seconds.
+
+    Closing this generator closes `events` at its next event. An error of `events` is raised here.
+    """
+    inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    is_closed = threading.Event()
+
+    def pull() -> None:
+        try:
+            with closing(events):
+                for event in events:
+                    inbox.put(event)
+                    if is_closed.is_set():
+                        return
+        except Exception as error:  # handed to the reader of the inbox, who raises it
+            inbox.put(error)
+
+    threading.Thread(target=pull, name="answer", daemon=True).start()
+    start = time.perf_counter()
+    snapshot = Snapshot()
+    try:
+        while snapshot.finished is None:
+            for event in _arrived(inbox):
+                snapshot = _fold(snapshot, event)
+            yield replace(snapshot, elapsed_s=time.perf_counter() - start)
+    finally:
+        is_closed.set()
+
+
+def _arrived(inbox: queue.SimpleQueue[Any]) -> list[Any]:
+    """Returns all that has arrived, after waiting up to `TICK_S` for the first of it."""
+    try:
+        items = [inbox.get(timeout=TICK_S)]
+        while not inbox.empty():
+            items.append(inbox.get_nowait())
+    except queue.Empty:
+        return []
+    return items
+
+
+def _fold(snapshot: Snapshot, event: Any) -> Snapshot:
+    """Returns the snapshot after one more event."""
+    match event:
+        case Exception():
+            raise event
+        case TextDelta(text=text):
+            return replace(snapshot, stage="Writing", text=snapshot.text + text, n_text=snapshot.n_text + 1)
+        case SpeechTokens(tokens=tokens):
+            return replace(snapshot, stage="Choosing speech tokens", n_speech=snapshot.n_speech + len(tokens))
+        case AudioChunk(samples=samples, sample_rate_hz=rate):
+            return replace(snapshot, stage="Speaking", audio_s=snapshot.audio_s + len(samples) / rate)
+        case Finished(result=result):
+            return replace(snapshot, stage="Done", text=result.text, finished=event)
+        case _:
+            return snapshot
+
+
+def explain(error: Exception) -> str:
+    """Returns the sentence that a visitor sees: the message of a ValueError, otherwise a pointer to the log."""
+    if isinstance(error, ValueError):
+        return str(error)
+    log.error("an answer failed", exc_info=error)
+    return UNEXPECTED
+
+
+def to_int16(samples: np.ndarray) -> np.ndarray:
+    """Returns float samples in [-1, 1] as 16-bit integers; Gradio would rescale floats to full volume."""
+    return (np.clip(samples, -1.0, 1.0) * np.iinfo(np.int16).max).astype(np.int16)

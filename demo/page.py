@@ -1,0 +1,93 @@
+"""The frame of every page: arguments, header, theme and launch. A tab run alone uses it too."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import gradio as gr
+from gradio_client import Client
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+
+from demo import render
+from demo.state import App
+from demo.theme import CSS, THEME
+
+CACHE_S = 3600
+MAX_WAITING = 16
+
+
+def arguments(description: str | None) -> argparse.ArgumentParser:
+    """Returns the parser of the arguments that the page and each single tab take."""
+    parser = argparse.ArgumentParser(description=description)
+    parser.add_argument("--model", default="nano", help="nano, a checkpoint folder, or a hub id (default: nano)")
+    parser.add_argument("--device", help="cpu, cuda or mps (default: the best available)")
+    parser.add_argument(
+        "--dtype", help="float32, bfloat16 or float16 (default: float32 on a CPU, else the checkpoint's)"
+    )
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
+    parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
+    parser.add_argument("--share", action="store_true", help="make a public link through gradio.live")
+    return parser
+
+
+@contextmanager
+def new_page(app: App) -> Iterator[gr.Blocks]:
+    """Opens a page with the header; the caller fills it."""
+    with gr.Blocks(title="VocalNet", analytics_enabled=False, delete_cache=(CACHE_S, CACHE_S)) as blocks:
+        gr.HTML(render.header(app.name, str(app.model.device)))
+        yield blocks
+
+
+def launch(
+    blocks: gr.Blocks,
+    app: App,
+    host: str = "127.0.0.1",
+    port: int | None = None,
+    share: bool = False,
+    block: bool = False,
+) -> str:
+    """Serves the page, with GET /health beside it, and returns its local address.
+
+    Args:
+        port: None picks a free one.
+        block: wait until the server is interrupted.
+    """
+
+    def health(request: Request) -> JSONResponse:
+        return JSONResponse(app.health())
+
+    _, url, _ = blocks.queue(max_size=MAX_WAITING).launch(
+        server_name=host,
+        server_port=port,
+        share=share,
+        prevent_thread_lock=True,
+        show_error=False,
+        theme=THEME,
+        css=CSS,
+        footer_links=["api", "settings"],
+        run_history=False,
+        max_file_size="20mb",
+        enable_monitoring=False,
+        app_kwargs={"routes": [Route("/health", health)]},
+    )
+    # The first event after a start costs most of a second; no visitor should wait for it.
+    Client(url, verbose=False).predict(api_name="/health")
+    if block:
+        blocks.block_thread()
+    return url
+
+
+def main(tab: Callable[[App], Any], description: str | None) -> None:
+    """Serves one tab alone: `python -m demo.tabs.speech_to_speech --model nano`."""
+    logging.basicConfig(level=logging.INFO)
+    args = arguments(description).parse_args()
+    app = App.load(args.model, device=args.device, dtype=args.dtype)
+    with new_page(app) as blocks:
+        tab(app)
+    launch(blocks, app, host=args.host, port=args.port, share=args.share, block=True)

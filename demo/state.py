@@ -1,0 +1,81 @@
+"""What every tab of one server shares: the loaded model and what loading it cost."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import vocalnet
+from demo.examples import EXAMPLES
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class App:
+    """One model, ready to answer.
+
+    Attributes:
+        name: what the user asked for: "nano", a folder or a hub id.
+        model: the loaded model; `model.decoders[0]` is the decoder it was loaded with.
+        load_decoder: loads the same checkpoint with another decoder.
+        load_s: seconds from the call of load to a model in memory.
+        warmup_s: seconds of the first answer, which also pays for allocations and kernel selection.
+    """
+
+    name: str
+    model: Any
+    load_decoder: Callable[[str], Any]
+    load_s: float
+    warmup_s: float = 0.0
+    _models: dict[str, Any] = field(default_factory=dict, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+
+    @classmethod
+    def load(cls, name: str, device: str | None = None, dtype: str | None = None) -> App:
+        """Loads a model and lets it answer once, so that no visitor pays for the first answer.
+
+        Raises:
+            ValueError: there is no such model, or it lacks files; the message says how to get them.
+        """
+        start = time.perf_counter()
+        model = vocalnet.load(name, device=device, dtype=dtype)
+        load_s = time.perf_counter() - start
+        app = cls(
+            name=name,
+            model=model,
+            load_decoder=lambda decoder: vocalnet.load(name, decoder=decoder, device=device, dtype=dtype),
+            load_s=load_s,
+        )
+        app.warm_up()
+        log.info("%s on %s: loaded in %.1f s, warmed up in %.1f s", name, model.device, app.load_s, app.warmup_s)
+        return app
+
+    def warm_up(self) -> None:
+        """Answers one example clip and keeps the seconds that it took."""
+        start = time.perf_counter()
+        self.model.respond(audio=str(EXAMPLES[0].path))
+        self.warmup_s = time.perf_counter() - start
+
+    def model_for(self, decoder: str) -> Any:
+        """Returns the model with this decoder, loaded when it is first asked for."""
+        if decoder == self.model.decoders[0]:
+            return self.model
+        with self._lock:
+            if decoder not in self._models:
+                self._models[decoder] = self.load_decoder(decoder)
+            return self._models[decoder]
+
+    def health(self) -> dict[str, Any]:
+        """Returns the JSON of GET /health; times in seconds."""
+        return {
+            "status": "ok",
+            "model": self.name,
+            "device": str(self.model.device),
+            "load_s": round(self.load_s, 3),
+            "warmup_s": round(self.warmup_s, 3),
+        }

@@ -1,0 +1,167 @@
+"""Speech to speech: ask aloud, read and hear the answer, choose how the speech tokens are decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import gradio as gr
+
+from demo import render
+from demo.answering import Snapshot, snapshots, to_int16
+from demo.question import MEASURING, NO_FIGURES, ask, controls, endpoint, progress, wire
+from demo.state import App
+from demo.theme import waveform
+from vocalnet import DecodeOptions
+
+NO_TOKENS = "Speech tokens"
+DEFAULT_STEP = 3  # tokens per step, the paper's best trade between speed and quality
+
+
+@dataclass(frozen=True)
+class Decoding:
+    """The components that say how speech tokens are decoded, in the order of the endpoint's arguments."""
+
+    decoder: gr.Dropdown
+    tokens_per_step: gr.Slider
+    policy: gr.Dropdown
+    temperature: gr.Slider
+    seed: gr.Number
+
+    def components(self) -> list[Any]:
+        """Returns the components in that order."""
+        return [self.decoder, self.tokens_per_step, self.policy, self.temperature, self.seed]
+
+
+def tab(app: App) -> Decoding:
+    """Lays out and wires the tab, and publishes `/speech_to_speech`; returns what a link may set."""
+    with gr.Row(elem_classes="vn-columns"):
+        with gr.Column(min_width=300):
+            audio, prompt = ask()
+            decoding = _decoding(app)
+            buttons = controls()
+        with gr.Column(min_width=300):
+            text = gr.Textbox(label="Answer", lines=3, interactive=False, buttons=["copy"])
+            speech = gr.Audio(
+                label="Spoken answer",
+                interactive=False,
+                autoplay=True,
+                format="wav",
+                buttons=["download"],
+                waveform_options=waveform(),
+            )
+            numbers = gr.HTML(render.placeholder(NO_FIGURES))
+            with gr.Accordion(NO_TOKENS, open=False) as token_box:
+                tokens = gr.Textbox(show_label=False, container=False, lines=3, max_lines=8, buttons=["copy"])
+    answer_json = gr.JSON(label="details", visible=False)
+
+    def answer(
+        clip: str, words: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
+    ) -> Iterator[Snapshot]:
+        options = DecodeOptions(
+            tokens_per_step=int(tokens_per_step), policy=policy, temperature=temperature, seed=int(seed)
+        )
+        yield from snapshots(app.model_for(decoder).stream(audio=clip, text=words.strip() or None, options=options))
+
+    def draw(clip: str, words: str, *settings: Any) -> Iterator[dict[Any, Any]]:
+        yield {
+            text: "",
+            speech: None,
+            tokens: "",
+            token_box: gr.update(label=NO_TOKENS),
+            numbers: render.placeholder(MEASURING),
+        }
+        for snapshot in answer(clip, words, *settings):
+            update: dict[Any, Any] = {buttons.status: progress(snapshot), text: snapshot.text}
+            if snapshot.finished is not None:
+                result = snapshot.finished.result
+                update[speech] = _playable(result)
+                update[numbers] = _figures(snapshot)
+                update[tokens] = " ".join(map(str, result.speech_tokens))
+                update[token_box] = gr.update(label=f"{NO_TOKENS} ({len(result.speech_tokens)})")
+            yield update
+
+    def speech_to_speech(
+        audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
+    ) -> Iterator[Any]:
+        for snapshot in answer(audio, "", decoder, tokens_per_step, policy, temperature, seed):
+            if snapshot.finished is None:
+                yield gr.skip()
+            else:
+                result = snapshot.finished.result
+                yield (
+                    _playable(result),
+                    {
+                        "text": result.text,
+                        "speech_tokens": result.speech_tokens,
+                        "timings": result.timings,
+                        "stats": [asdict(stat) for stat in result.stats],
+                        "warnings": result.warnings,
+                    },
+                )
+
+    wire(
+        buttons,
+        audio,
+        draw,
+        inputs=[audio, prompt, *decoding.components()],
+        outputs=[text, speech, numbers, tokens, token_box],
+    )
+    endpoint(
+        speech_to_speech,
+        "speech_to_speech",
+        "Answers a spoken question in speech. Returns a WAV file and {text, speech_tokens, timings (seconds), stats, "
+        "warnings}.",
+        inputs=[audio, *decoding.components()],
+        outputs=[speech, answer_json],
+    )
+    return decoding
+
+
+def _decoding(app: App) -> Decoding:
+    """Lays out the choice of decoder and its sampling."""
+    model = app.model
+    with gr.Row():
+        decoder = gr.Dropdown(list(model.decoders), value=model.decoders[0], label="Decoder", min_width=200)
+        steps = gr.Slider(
+            1,
+            model.max_tokens_per_step,
+            value=min(DEFAULT_STEP, model.max_tokens_per_step),
+            step=1,
+            label="Tokens per step",
+            min_width=200,
+        )
+    with gr.Accordion("Sampling", open=False), gr.Row():
+        policy = gr.Dropdown(list(model.policies), value=model.policies[0], label="Policy", min_width=200)
+        temperature = gr.Slider(0.0, 1.5, value=0.0, step=0.05, label="Temperature", min_width=200)
+        seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=200)
+    return Decoding(decoder, steps, policy, temperature, seed)
+
+
+def _playable(result: Any) -> tuple[int, Any] | None:
+    """Returns (sample rate in Hz, int16 samples) of an answer, or None where it has no audio."""
+    return None if result.audio is None else (result.sample_rate_hz, to_int16(result.audio))
+
+
+def _figures(snapshot: Snapshot) -> str:
+    """Returns the figures of a finished answer."""
+    assert snapshot.finished is not None
+    result = snapshot.finished.result
+    timings = result.timings
+    tiles = [
+        ("First text", f"{timings['first_text']:.2f}", "s"),
+        ("First audio", f"{timings['first_audio']:.2f}", "s"),
+        ("Whole answer", f"{timings['total']:.2f}", "s"),
+        ("Talker speed", f"{len(result.speech_tokens) / max(timings['talker'], 1e-9):.0f}", "tokens/s"),
+    ]
+    if snapshot.audio_s > 0.0:
+        tiles.append(("Real-time factor", f"{timings['total'] / snapshot.audio_s:.2f}", "× real time"))
+        tiles.append(("Length", f"{snapshot.audio_s:.1f}", "s"))
+    return render.figures(tiles, timings, result.warnings)
+
+
+if __name__ == "__main__":
+    from demo.page import main
+
+    main(tab, __doc__)
