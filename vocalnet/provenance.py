@@ -1,0 +1,52 @@
+"""Where a number comes from: the machine, the date and the code of a measurement."""
+
+from __future__ import annotations
+
+import datetime
+import importlib.metadata
+import os
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).parents[1]
+
+
+def provenance(seed: int | None = None) -> dict[str, Any]:
+    """Returns {"machine", "date", "seed", "commit"} for a results file; the date is UTC."""
+    import torch
+
+    machine: dict[str, Any] = {
+        "cpu": cpu_model(),
+        "cores": os.cpu_count(),
+        "torch_threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    return {"machine": machine, "date": date, "seed": seed, "commit": code_version()}
+
+
+def cpu_model() -> str:
+    """Returns the processor's name as the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def code_version() -> str:
+    """Returns the git commit, marked "-dirty" with local changes; outside a clone, the package's version."""
+    if (ROOT / ".git").exists():
+        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
+        try:
+            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        except (OSError, subprocess.CalledProcessError):
+            pass  # no git program, or the clone belongs to someone else: the version must do
+    try:
+        return f"vocalnet {importlib.metadata.version('vocalnet')}"
+    except importlib.metadata.PackageNotFoundError:
+        return "unknown"
