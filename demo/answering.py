@@ -53,6 +53,7 @@ def snapshots(events: Generator[Any, None, None]) -> Iterator[Snapshot]:
                     inbox.put(event)
                     if is_closed.is_set():
                         return
+            inbox.put(RuntimeError("the stream ended without Finished"))
         except Exception as error:  # handed to the reader of the inbox, who raises it
             inbox.put(error)
 
@@ -63,6 +64,8 @@ def snapshots(events: Generator[Any, None, None]) -> Iterator[Snapshot]:
         while snapshot.finished is None:
             for event in _arrived(inbox):
                 snapshot = _fold(snapshot, event)
+                if snapshot.finished is not None:
+                    break
             yield replace(snapshot, elapsed_s=time.perf_counter() - start)
     finally:
         is_closed.set()

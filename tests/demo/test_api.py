@@ -1,0 +1,136 @@
+"""The public endpoints, called as users' scripts call them."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from concurrent.futures import as_completed
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from gradio_client import Client, handle_file
+from gradio_client.exceptions import AppError
+
+from demo.answering import UNEXPECTED
+from demo.examples import EXAMPLES
+from fakes import ANSWER, SAMPLE_RATE_HZ, tone
+
+CLIP = str(EXAMPLES[0].path)
+HEALTH_KEYS = {"status", "model", "device", "load_s", "warmup_s"}
+
+
+@pytest.fixture(scope="module")
+def client(served):
+    return Client(served.url, verbose=False)
+
+
+@pytest.fixture
+def clip_of(tmp_path):
+    def write(samples, name="clip.wav"):
+        soundfile.write(tmp_path / name, samples, SAMPLE_RATE_HZ)
+        return tmp_path / name
+
+    return write
+
+
+def test_exactly_the_documented_endpoints_are_public(client):
+    endpoints = client.view_api(return_format="dict")["named_endpoints"]
+    parameters = {name: [p["parameter_name"] for p in info["parameters"]] for name, info in endpoints.items()}
+    assert parameters == {
+        "/speech_to_text": ["audio", "prompt"],
+        "/speech_to_speech": ["audio", "decoder", "tokens_per_step", "policy", "temperature", "seed"],
+        "/health": [],
+    }
+
+
+def test_speech_to_text(client):
+    answer = client.predict(handle_file(CLIP), api_name="/speech_to_text")
+    assert set(answer) == {"text", "timings", "warnings"}
+    assert answer["text"] == ANSWER
+    assert answer["timings"]["first_text"] == 0.08
+
+
+def test_the_prompt_reaches_the_model(client, served):
+    client.predict(handle_file(CLIP), "in one word", api_name="/speech_to_text")
+    assert served.model.requests[-1]["text"] == "in one word"
+    assert served.model.requests[-1]["speech"] is False
+
+
+def test_speech_to_speech(client, served):
+    wav, answer = client.predict(
+        handle_file(CLIP), "mtp_vocalnet", 2, "fixed", 0.5, 7, api_name="/speech_to_speech"
+    )
+    assert set(answer) == {"text", "speech_tokens", "timings", "stats", "warnings"}
+    assert len(answer["speech_tokens"]) == len(answer["stats"]) == 40
+    assert set(answer["stats"][0]) == {"head", "entropy", "max_prob", "logprob", "kept"}
+    assert soundfile.info(wav).subtype == "PCM_16"
+    samples, rate_hz = soundfile.read(wav, dtype="float32")
+    assert rate_hz == SAMPLE_RATE_HZ
+    np.testing.assert_allclose(samples, tone(1.6), atol=2e-3)  # not rescaled to full volume
+    options = served.model.requests[-1]["options"]
+    assert (options.tokens_per_step, options.policy, options.temperature, options.seed) == (2, "fixed", 0.5, 7)
+
+
+def test_another_decoder_is_another_model(client, served):
+    before = served.model.n_opened
+    _, answer = client.predict(handle_file(CLIP), "ntp", 1, "fixed", 0.0, 0, api_name="/speech_to_speech")
+    assert answer["text"] == ANSWER
+    assert served.model.n_opened == before
+
+
+def test_health_is_the_same_by_both_ways(client, served):
+    with urllib.request.urlopen(f"{served.url}health") as response:
+        by_get = json.load(response)
+    assert by_get == client.predict(api_name="/health")
+    assert set(by_get) == HEALTH_KEYS
+    assert by_get["status"] == "ok"
+    assert by_get["load_s"] == 1.5
+    assert by_get["warmup_s"] > 0
+
+
+def test_monitoring_is_closed(served):
+    with pytest.raises(urllib.error.HTTPError):
+        urllib.request.urlopen(f"{served.url}monitoring")
+
+
+def test_bad_clips_are_refused_in_a_sentence(client, clip_of, tmp_path):
+    text_file = tmp_path / "text.wav"
+    text_file.write_text("not audio")
+    empty = tmp_path / "empty.wav"
+    empty.touch()
+    cases: dict[Path, str] = {
+        text_file: "cannot be read as audio",
+        empty: "cannot be read as audio",
+        clip_of(tone(0.05), "short.wav"): "too short",
+        clip_of(np.zeros(SAMPLE_RATE_HZ), "silence.wav"): "silent",
+        clip_of(np.zeros(301 * SAMPLE_RATE_HZ, np.int16), "long.wav"): "too long",
+    }
+    for path, words in cases.items():
+        with pytest.raises(AppError, match=words) as caught:
+            client.predict(handle_file(path), api_name="/speech_to_text")
+        assert str(caught.value).endswith("."), path
+
+
+def test_bad_settings_are_refused_in_a_sentence(client):
+    with pytest.raises(AppError, match="nonsense"):
+        client.predict(handle_file(CLIP), "nonsense", 1, "fixed", 0.0, 0, api_name="/speech_to_speech")
+    with pytest.raises(AppError, match="greater than maximum"):
+        client.predict(handle_file(CLIP), "ntp", 99, "fixed", 0.0, 0, api_name="/speech_to_speech")
+
+
+def test_an_unexpected_error_shows_nothing_of_the_server(client):
+    with pytest.raises(AppError) as caught:
+        client.predict(handle_file(CLIP), "crash", api_name="/speech_to_text")
+    assert str(caught.value) == UNEXPECTED
+
+
+def test_a_full_queue_says_so(client, served):
+    jobs = [client.submit(handle_file(CLIP), "slowly", api_name="/speech_to_text") for _ in range(24)]
+    refused = next(as_completed([job.future for job in jobs], timeout=15))
+    for job in jobs:
+        job.cancel()
+    assert "Queue is full" in str(refused.exception())
+    assert client.predict(handle_file(CLIP), api_name="/speech_to_text")["text"] == ANSWER  # the line is empty again

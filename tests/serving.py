@@ -1,0 +1,31 @@
+"""Serves the real page around a fake model, on a free port, for tests of the API and of the browser."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from demo.page import launch
+from demo.state import App
+from demo.ui import build
+from fakes import FakeModel
+
+
+@dataclass(frozen=True)
+class Served:
+    """A running page and the model behind it."""
+
+    url: str
+    model: FakeModel
+
+
+@contextmanager
+def serve_fake() -> Iterator[Served]:
+    """Runs the page until the block ends."""
+    model = FakeModel()
+    app = App("fake", model, load_decoder=lambda decoder: FakeModel(), load_s=1.5)
+    app.warm_up()
+    blocks = build(app)
+    yield Served(launch(blocks, app), model)
+    blocks.close()
