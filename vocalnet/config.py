@@ -150,6 +150,7 @@ class HiftConfig:
     istft_n_fft: int = 16
     istft_hop: int = 4
     source_resblock_kernels: tuple[int, ...] = (7, 7, 11)
+    fade: str = "hamming"  # cross-fade of streamed audio: "hamming" as released, "zero" reaches zero at its ends
 
     @property
     def samples_per_frame(self) -> int:

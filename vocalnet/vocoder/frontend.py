@@ -1,9 +1,9 @@
 """Features of recordings that the vocoder needs, as plain torch: resampling, mel spectrograms, Kaldi filter banks.
 
 Each function matches the library that the released models were trained with (torchaudio, Matcha-TTS, Kaldi, Whisper)
-without needing it. Input is (n,) or (1, n), float in [-1, 1].
+without needing it. Input is (n,) or (B, n), float in [-1, 1]; (n,) counts as a batch of one.
 
-Letters: n samples, F frames, K frequency bins.
+Letters: B batch, n samples, F frames, K frequency bins.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ WHISPER_FFT, WHISPER_HOP, WHISPER_RANGE = 400, 160, 8.0  # the range is in decad
 
 
 def resample(x: Tensor | np.ndarray, from_hz: int, to_hz: int) -> Tensor:
-    """Changes the sample rate with a Hann-windowed sinc filter: (n,) or (1, n) -> the same, ceil(n * to / from) long."""
+    """Changes the sample rate with a Hann-windowed sinc filter: (..., n) -> (..., ceil(n * to / from))."""
     samples = torch.as_tensor(x, dtype=torch.float32)
     if from_hz == to_hz:
         return samples
@@ -38,9 +38,9 @@ def resample(x: Tensor | np.ndarray, from_hz: int, to_hz: int) -> Tensor:
     t = ((place + phase) * cutoff).clamp(-SINC_WIDTH, SINC_WIDTH)  # (period_out, taps)
     kernel = torch.sinc(t) * torch.cos(t * math.pi / SINC_WIDTH / 2).square() * (cutoff / period_in)
     n = samples.shape[-1]
-    padded = functional.pad(samples.reshape(1, 1, n), (width, width + period_in))
-    out = functional.conv1d(padded, kernel[:, None].float(), stride=period_in)  # (1, period_out, blocks)
-    out = out.transpose(1, 2).flatten()[: math.ceil(n * period_out / period_in)]
+    padded = functional.pad(samples.reshape(-1, 1, n), (width, width + period_in))
+    out = functional.conv1d(padded, kernel[:, None].float(), stride=period_in)  # (B, period_out, blocks)
+    out = out.transpose(1, 2).flatten(1)[:, : math.ceil(n * period_out / period_in)]
     return out.reshape(*samples.shape[:-1], -1)
 
 
@@ -52,7 +52,7 @@ def flow_mel(
     n_mels: int = 80,
     max_hz: float = 8000.0,
 ) -> Tensor:
-    """Returns the natural-log mel magnitudes that the flow predicts, (B, n_mels, n // hop), of (n,) or (B, n) (HiFi-GAN, Matcha-TTS).
+    """Returns the natural-log mel magnitudes that the flow predicts (HiFi-GAN, Matcha-TTS), (B, n_mels, n // hop).
 
     Raises:
         ValueError: too short for one window.
@@ -63,20 +63,20 @@ def flow_mel(
         raise ValueError(f"The recording has {samples.shape[1]} samples; the mel needs more than {margin}.")
     padded = functional.pad(samples, (margin, margin), mode="reflect")
     window = torch.hann_window(n_fft, device=padded.device)
-    spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)  # (1, K, F)
+    spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)  # (B, K, F)
     magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + 1e-9)
     filters = slaney_filters(sample_rate_hz, n_fft, n_mels, max_hz).to(padded)
-    return (filters @ magnitude).clamp(min=1e-5).log()  # (1, n_mels, F)
+    return (filters @ magnitude).clamp(min=1e-5).log()  # (B, n_mels, F)
 
 
 def whisper_mel(x: Tensor | np.ndarray, n_mels: int = 128) -> Tensor:
-    """Returns Whisper's log-mel of a 16 kHz signal at its own length, (B, n_mels, n // 160), of (n,) or (B, n)."""
+    """Returns Whisper's log-mel of a 16 kHz signal at its own length, (B, n_mels, n // 160)."""
     samples = _rows(x)
     window = torch.hann_window(WHISPER_FFT, device=samples.device)
-    spectrum = torch.stft(samples, WHISPER_FFT, WHISPER_HOP, window=window, return_complex=True)  # (1, K, F + 1)
+    spectrum = torch.stft(samples, WHISPER_FFT, WHISPER_HOP, window=window, return_complex=True)  # (B, K, F + 1)
     power = spectrum[..., :-1].abs().square()
     filters = slaney_filters(RATE_HZ, WHISPER_FFT, n_mels, RATE_HZ / 2).to(samples)
-    log_mel = (filters @ power).clamp(min=1e-10).log10()  # (1, n_mels, F)
+    log_mel = (filters @ power).clamp(min=1e-10).log10()  # (B, n_mels, F)
     return (torch.maximum(log_mel, log_mel.amax((1, 2), keepdim=True) - WHISPER_RANGE) + 4) / 4
 
 

@@ -98,8 +98,8 @@ class SourceModule(nn.Module):
         nn.init.constant_(self.l_linear.weight, 1 / 3)  # no overtone is missing at the start
         nn.init.zeros_(self.l_linear.bias)
 
-    def forward(self, f0: Tensor, mode: str, noise: Tensor, phase: Tensor) -> Tensor:
-        """See `Hift.source`; here `noise` (B, S * N, 9) and `phase` (B, 9, 1) are always given."""
+    def forward(self, f0: Tensor, mode: str, noise: Tensor | float, phase: Tensor | float) -> Tensor:
+        """See `Hift.source`; here `noise` (B, S * N, 9) and `phase` (B, 9, 1) are always given, 0 for none."""
         with torch.no_grad():  # sines of a predicted f0 give no useful gradient
             angle = SOURCE_ANGLES[mode](f0, self.sample_rate_hz, self.samples_per_frame, phase)  # (B, 9, S * N)
             is_voiced = (f0 > VOICED_ABOVE_HZ).repeat_interleave(self.samples_per_frame, dim=1)[..., None]
@@ -108,7 +108,7 @@ class SourceModule(nn.Module):
         return torch.tanh(self.l_linear(excitation)).transpose(1, 2)  # (B, 1, S * N)
 
 
-def frame_angles(f0: Tensor, sample_rate_hz: int, samples_per_frame: int, phase: Tensor) -> Tensor:
+def frame_angles(f0: Tensor, sample_rate_hz: int, samples_per_frame: int, phase: Tensor | float) -> Tensor:
     """Phase accumulated per mel frame and interpolated (official CosyVoice 2): (B, N) -> (B, 9, S * N).
 
     `phase` has no effect, as in the original, where the interpolation never reads the sample that carries it.
@@ -118,7 +118,7 @@ def frame_angles(f0: Tensor, sample_rate_hz: int, samples_per_frame: int, phase:
     return functional.interpolate(angle, scale_factor=float(samples_per_frame), mode="linear")  # (B, 9, S * N)
 
 
-def sample_angles(f0: Tensor, sample_rate_hz: int, samples_per_frame: int, phase: Tensor) -> Tensor:
+def sample_angles(f0: Tensor, sample_rate_hz: int, samples_per_frame: int, phase: Tensor | float) -> Tensor:
     """Phase accumulated per sample (NSF, and the CosyVoice 2 inside VocalNet): (B, N) -> (B, 9, S * N)."""
     cycles = (_harmonics(f0) / sample_rate_hz).repeat_interleave(samples_per_frame, dim=2)  # (B, 9, S * N)
     return 2 * math.pi * (torch.cumsum(cycles, dim=2) % 1) + phase
@@ -128,7 +128,7 @@ SOURCE_ANGLES = {"frame": frame_angles, "sample": sample_angles}
 
 
 class Hift(nn.Module):
-    """The vocoder; `forward` runs f0, source and decode."""
+    """The vocoder; `forward` runs f0, source and decode. `f0`, `source` and `decode` are trained one by one."""
 
     def __init__(self, config: HiftConfig) -> None:
         super().__init__()
@@ -165,8 +165,8 @@ class Hift(nn.Module):
         self,
         f0: Tensor,
         mode: str = "frame",
-        noise: Tensor | None = None,
-        phase: Tensor | None = None,
+        noise: Tensor | float | None = None,
+        phase: Tensor | float | None = None,
         generator: torch.Generator | None = None,
     ) -> Tensor:
         """Returns the excitation of a pitch curve, (B, 1, S * N).
@@ -174,20 +174,22 @@ class Hift(nn.Module):
         Args:
             f0: Hz per mel frame, (B, N).
             mode: "frame" or "sample": where the phase is accumulated.
-            noise: standard normal (B, S * N, 9); None: drawn.
-            phase: initial phases in radians (B, 9, 1), used by "sample"; None: drawn, zero for the fundamental.
+            noise: standard normal (B, S * N, 9), or 0 for none; None: drawn.
+            phase: initial phases in radians (B, 9, 1), used by "sample", or 0; None: drawn, 0 for the fundamental.
             generator: source of the drawn values; None: torch's global one.
 
         Raises:
-            ValueError: unknown mode.
+            ValueError: unknown mode, or noise of another shape.
         """
         if mode not in SOURCE_ANGLES:
             raise ValueError(f"Unknown source mode {mode!r}. Choose one of: {', '.join(SOURCE_ANGLES)}.")
         B, N = f0.shape
         where = generator.device if generator is not None else f0.device
+        shape = (B, N * self.samples_per_frame, N_HARMONICS)
         if noise is None:
-            shape = (B, N * self.samples_per_frame, N_HARMONICS)
             noise = torch.randn(shape, generator=generator, device=where).to(f0)
+        elif isinstance(noise, Tensor) and noise.shape != shape:
+            raise ValueError(f"The source noise has shape {tuple(noise.shape)}; it must be {shape}, or 0 for none.")
         if phase is None:
             phase = (torch.rand((B, N_HARMONICS, 1), generator=generator, device=where) * 2 - 1).to(f0) * math.pi
             phase[:, 0] = 0.0
@@ -218,9 +220,28 @@ class Hift(nn.Module):
         bins = torch.stft(source.squeeze(1), n_fft, hop, window=self.window, return_complex=True)
         return torch.cat([bins.real, bins.imag], dim=1)
 
-    def forward(self, mel: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """Waveform of a mel with its own f0: (B, n_mels, N) -> (B, S * N)."""
-        return self.decode(mel, self.source(self.f0(mel), generator=generator))
+    def forward(
+        self,
+        mel: Tensor,
+        source: Tensor | None = None,
+        source_cache: Tensor | None = None,
+        mode: str = "frame",
+        noise: Tensor | float | None = None,
+        phase: Tensor | float | None = None,
+        generator: torch.Generator | None = None,
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the waveform (B, S * N) of a mel (B, n_mels, N), and the source (B, 1, S * N) it was made with.
+
+        Args:
+            source: the excitation; None: made from the mel's own f0.
+            source_cache: (B, 1, n), overwrites the first n samples of the excitation.
+            mode, noise, phase, generator: see `source`.
+        """
+        if source is None:
+            source = self.source(self.f0(mel), mode, noise, phase, generator)
+        if source_cache is not None:
+            source = torch.cat([source_cache, source[..., source_cache.shape[2] :]], dim=2)
+        return self.decode(mel, source), source
 
     def fuse_weight_norm(self) -> None:
         """Replaces every normalised weight by its value: faster, and no longer trainable as before."""
