@@ -1,0 +1,75 @@
+"""The language model: any transformers causal LM; prompts with audio in them.
+
+What differs between LLM families comes from tokens.py. Shapes: L prompt positions, L_a audio embeddings, D width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel, PreTrainedTokenizerBase
+
+from vocalnet.tokens import PLACEHOLDER, Family
+
+
+@dataclass(frozen=True)
+class Message:
+    """One turn. A user's content may hold PLACEHOLDER where the audio stands."""
+
+    role: str
+    content: str
+
+
+def build_llm(config: dict[str, Any]) -> PreTrainedModel:
+    """Returns an untrained causal LM of a transformers config given as a dict with its "model_type"."""
+    values = dict(config)
+    model_config = AutoConfig.for_model(values.pop("model_type"), **values)
+    return AutoModelForCausalLM.from_config(model_config, attn_implementation="sdpa")
+
+
+def backbone(llm: PreTrainedModel) -> nn.Module:
+    """Returns the LLM without its head; it gives `last_hidden_state`."""
+    return getattr(llm, llm.base_model_prefix)
+
+
+def end_ids(tokenizer: PreTrainedTokenizerBase, family: Family) -> tuple[int, ...]:
+    """Returns the token ids that end an answer."""
+    return family.end_ids or (tokenizer.eos_token_id,)
+
+
+def text_end_embedding(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family) -> Tensor:
+    """Returns the embedding (1, D) that closes the text handed to the talker."""
+    end = tokenizer.eos_token_id if family.text_end_id is None else family.text_end_id
+    weight = llm.get_input_embeddings().weight
+    return weight[end][None]
+
+
+def user_content(prompt: str = "", text: str | None = None) -> str:
+    """Returns the content of a user turn: an optional instruction, then the audio's place (or a typed question)."""
+    body = PLACEHOLDER if text is None else text
+    return f"{prompt.strip()} {body}" if prompt.strip() else body
+
+
+def prompt_pieces(tokenizer: PreTrainedTokenizerBase, family: Family, messages: Sequence[Message]) -> list[list[int]]:
+    """Returns the prompt's token ids, cut at every PLACEHOLDER: one piece more than there are audios."""
+    turns = [{"role": "system", "content": family.system}] if family.system else []
+    turns += [{"role": message.role, "content": message.content} for message in messages]
+    text = tokenizer.apply_chat_template(
+        turns, tokenize=False, add_generation_prompt=True, **family.template_arguments
+    )
+    return [tokenizer.encode(piece, add_special_tokens=False) for piece in text.split(PLACEHOLDER)]
+
+
+def embed_prompt(llm: PreTrainedModel, pieces: Sequence[Sequence[int]], audio: Sequence[Tensor]) -> Tensor:
+    """Returns prompt embeddings (1, L, D): text pieces with audio embeddings (L_a, D) between them."""
+    assert len(pieces) == len(audio) + 1, "one audio stands between two pieces"
+    embed = llm.get_input_embeddings()
+    device = embed.weight.device
+    rows = [embed(torch.tensor(pieces[0], dtype=torch.long, device=device))]
+    for sound, piece in zip(audio, pieces[1:], strict=True):
+        rows += [sound.to(rows[0].dtype), embed(torch.tensor(piece, dtype=torch.long, device=device))]
+    return torch.cat(rows)[None]  # (1, L, D)

@@ -1,0 +1,61 @@
+"""Special ids and prompt formats of the LLM families; the only file with id literals (speech ids are in the config).
+
+A family is named by a checkpoint's config (`family`, or the released `model_type`), never guessed from a path.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+PLACEHOLDER = "<speech>"  # stands for the audio in a user turn, as in the released data
+
+_RELEASED_SYSTEM = (
+    "You are a helpful language and speech assistant. You are able to understand the speech content that the user "
+    "provides, and assist the user with a variety of tasks using natural language and speech."
+)
+
+NANO_SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
+NANO_TEMPLATE = (
+    "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+
+
+@dataclass(frozen=True)
+class Family:
+    """How one LLM family is prompted and how its answers end.
+
+    Attributes:
+        system: system message of every conversation; "": none.
+        end_ids: any of these ends an answer; empty: the tokenizer's end token.
+        text_end_id: its embedding closes the text handed to the talker; None: the tokenizer's end token.
+        template_arguments: extra arguments of the chat template.
+    """
+
+    system: str
+    end_ids: tuple[int, ...] = ()
+    text_end_id: int | None = None
+    template_arguments: dict[str, Any] = field(default_factory=dict)
+
+
+FAMILIES: dict[str, Family] = {
+    "nano": Family(system=""),
+    # any other causal LM with a chat template
+    "generic": Family(system=_RELEASED_SYSTEM),
+    # <|eot_id|>; the released prompts were written on this date (newer templates write today's)
+    "llama3": Family(_RELEASED_SYSTEM, (128009,), 128009, {"date_string": "26 Jul 2024"}),
+    # <|im_end|> ends an answer, <|endoftext|> closes the talker's text
+    "qwen2": Family("You are Qwen, created by Alibaba Cloud. " + _RELEASED_SYSTEM, (151645,), 151643),
+}
+
+
+def family(name: str) -> Family:
+    """Returns a row of FAMILIES.
+
+    Raises:
+        ValueError: there is no such family.
+    """
+    if name not in FAMILIES:
+        raise ValueError(f"Unknown LLM family {name!r}. Available: {', '.join(FAMILIES)}")
+    return FAMILIES[name]

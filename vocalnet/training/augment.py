@@ -1,0 +1,58 @@
+"""Waveform augmentation of question clips: what separates a synthesis engine from a room and a microphone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from vocalnet.audio import SAMPLE_RATE_HZ
+from vocalnet.training.corpus import noise
+
+
+def _filter(rng: np.random.Generator, n_bins: int) -> np.ndarray:
+    """Returns a random gain curve (n_bins,) over 0..8 kHz: tilt, a resonance, and sometimes a telephone's band."""
+    f = np.linspace(0, 1, n_bins)
+    gain_db = rng.uniform(-8, 8) * f + rng.uniform(-6, 6) * np.exp(-(((f - rng.uniform(0, 1)) / rng.uniform(0.05, 0.3)) ** 2))
+    gain = 10 ** (gain_db / 20)
+    if rng.random() < 0.2:
+        low, high = rng.uniform(0, 0.04), rng.uniform(0.42, 0.9)
+        gain *= np.where((f > low) & (f < high), 1.0, 0.05)
+    return gain
+
+
+def _room(rng: np.random.Generator) -> np.ndarray:
+    """Returns a synthetic room response: direct sound and an exponentially decaying tail."""
+    n = round(rng.uniform(0.05, 0.3) * SAMPLE_RATE_HZ)
+    response = rng.standard_normal(n) * np.exp(-np.arange(n) / n * rng.uniform(4, 8))
+    response *= rng.uniform(0.02, 0.12)
+    response[0] = 1.0
+    return response
+
+
+def _acoustics(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Returns a clip (n,) heard in a room, through another microphone, before a background."""
+    n = len(samples)
+    size = 1 << (n + SAMPLE_RATE_HZ // 3 - 1).bit_length()
+    spectrum = np.fft.rfft(samples, size)
+    if rng.random() < 0.8:
+        spectrum *= _filter(rng, len(spectrum))
+    if rng.random() < 0.5:
+        spectrum *= np.fft.rfft(_room(rng), size)
+    samples = np.fft.irfft(spectrum, size)[:n]
+    if rng.random() < 0.7:
+        background = noise(rng, n / SAMPLE_RATE_HZ + 0.01)[:n]
+        snr_db = rng.uniform(8, 35)
+        power = max(1e-9, (samples**2).mean()) / (background**2).mean()
+        samples = samples + background * np.sqrt(power) * 10 ** (-snr_db / 20)
+    return samples
+
+
+def augment(samples: np.ndarray, rng: np.random.Generator, warp: float = 0.12, acoustics: float = 0.3) -> np.ndarray:
+    """Returns a changed copy of a 16 kHz clip (n,): speed with pitch, acoustics (a share only: costly), silence, level."""
+    if rng.random() < 0.8:
+        factor = rng.uniform(1 - warp, 1 + warp)
+        samples = np.interp(np.arange(0, len(samples) - 1, factor), np.arange(len(samples)), samples)
+    before, after = rng.integers(0, SAMPLE_RATE_HZ // 4, 2)
+    samples = np.pad(samples, (before, after))
+    if rng.random() < acoustics:
+        samples = _acoustics(samples, rng)
+    return (samples / max(1e-4, np.abs(samples).max()) * rng.uniform(0.1, 1.0)).astype(np.float32)

@@ -1,0 +1,65 @@
+"""Reading nano's data lists and clips into padded batches."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+import torch
+from torch import Tensor
+
+from vocalnet.audio import SAMPLE_RATE_HZ
+from vocalnet.vocoder.frontend import whisper_mel
+
+ALPHABET = "_ abcdefghijklmnopqrstuvwxyz'"  # "_" is CTC's blank
+
+
+def read_list(data: Path, split: str) -> list[dict[str, Any]]:
+    """Returns the entries of `data/SPLIT.json`, "answer" added for convenience."""
+    path = data / f"{split}.json"
+    if not path.exists():
+        raise ValueError(f"{path} does not exist. Make the corpus first: python -m train.run --only synthesize")
+    entries = json.loads(path.read_text())
+    for entry in entries:
+        entry["answer"] = entry["conversations"][1]["value"]
+    return entries
+
+
+def read_clip(path: Path) -> np.ndarray:
+    """Returns a 16 kHz clip of the corpus as float32 (n,)."""
+    samples, rate_hz = soundfile.read(path, dtype="float32")
+    assert rate_hz == SAMPLE_RATE_HZ
+    return samples
+
+
+def clip_lengths(paths: Sequence[Path]) -> list[int]:
+    """Returns the samples of 16-bit mono WAV files, from their sizes alone."""
+    return [(path.stat().st_size - 44) // 2 for path in paths]
+
+
+def pad(arrays: Sequence[Tensor], value: float = 0.0) -> tuple[Tensor, Tensor]:
+    """Stacks tensors of different first length: (B, L_max, ...) and lengths (B,)."""
+    lengths = torch.tensor([len(a) for a in arrays])
+    return torch.nn.utils.rnn.pad_sequence(list(arrays), batch_first=True, padding_value=value), lengths
+
+
+def mel_batch(clips: Sequence[np.ndarray], n_mels: int, max_frames: int) -> tuple[Tensor, Tensor]:
+    """Returns Whisper log-mels (B, n_mels, T_a) of clips, cut to `max_frames`, and their lengths (B,)."""
+    mels = [whisper_mel(torch.from_numpy(clip), n_mels=n_mels).reshape(n_mels, -1)[:, :max_frames].T for clip in clips]
+    mel, lengths = pad(mels)
+    return mel.transpose(1, 2).contiguous(), lengths
+
+
+def characters(text: str) -> Tensor:
+    """Returns CTC targets of a text: letters, spaces and apostrophes."""
+    return torch.tensor([ALPHABET.index(c) for c in text.lower() if c in ALPHABET[1:]], dtype=torch.long)
+
+
+def greedy_text(logits: Tensor) -> str:
+    """Returns the best path of CTC logits (T, V): repeats merged, blanks removed."""
+    best = torch.unique_consecutive(logits.argmax(-1))
+    return "".join(ALPHABET[i] for i in best.tolist() if i)

@@ -1,0 +1,82 @@
+"""The encoder stage: nano's Whisper-architecture encoder learns to recognise speech (CTC over letters), then is frozen."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import jiwer
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from vocalnet.config import EncoderConfig
+from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
+from vocalnet.training.augment import augment
+from vocalnet.training.data import ALPHABET, characters, clip_lengths, greedy_text, mel_batch, read_clip, read_list
+from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+
+
+def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Zeroes two bands of up to 12 bins and two stretches of up to 12 frames in each (n_mels, T_a) of the batch."""
+    B, n_mels, T_a = mel.shape
+    mel = mel.clone()
+    draws = torch.rand(B, 8, generator=generator)
+    for i in range(B):
+        for j in (0, 2):
+            width, start = int(draws[i, j] * 12), int(draws[i, j + 1] * (n_mels - 12))
+            mel[i, start : start + width] = 0
+            width, start = int(draws[i, j + 4] * 12), int(draws[i, j + 5] * max(1, T_a - 12))
+            mel[i, :, start : start + width] = 0
+    return mel
+
+
+def ctc_loss(logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
+    """Returns the mean CTC loss per target character of logits (B, T, V) with valid `lengths` (B,)."""
+    flat, sizes = torch.cat(targets), torch.tensor([len(t) for t in targets])
+    log_probs = functional.log_softmax(logits.float(), -1).transpose(0, 1)  # (T, B, V)
+    loss = functional.ctc_loss(log_probs, flat, lengths, sizes, reduction="sum", zero_infinity=True)
+    return loss / sizes.sum().clamp(min=1)
+
+
+def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict[str, Any], seed: int) -> SpeechEncoder:
+    """Returns the trained encoder.
+
+    Args:
+        data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
+        options: "loop" (LoopConfig), "batch_size", "bf16", "n_dev" clips for the character error rate.
+    """
+    entries = [e for e in read_list(data, "train") if e["question"] or e["voice"] == "noise"]
+    paths = [data / e["speech"] for e in entries]
+    loop = LoopConfig(**options["loop"])
+    torch.manual_seed(seed)
+    encoder, head = SpeechEncoder(config), nn.Linear(config.dim, len(ALPHABET))
+    order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
+    dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]
+    dev_clips = [read_clip(data / e["speech"]) for e in dev]
+
+    def losses(step: int, generator: torch.Generator) -> Losses:
+        index = order(step)
+        rng = np.random.default_rng([seed, step])
+        clips = [augment(read_clip(paths[i]), rng) for i in index]
+        mel, lengths = mel_batch(clips, config.n_mels, encoder.max_frames)
+        mel = _spec_augment(mel, generator)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
+            logits = head(encoder(mel, lengths))
+        targets = [characters(entries[i]["question"]) for i in index]
+        return {"total": ctc_loss(logits, (lengths + 1) // CONV_STRIDE, targets)}
+
+    def evaluate() -> dict[str, float]:
+        heard = []
+        for start in range(0, len(dev), 32):
+            mel, lengths = mel_batch(dev_clips[start : start + 32], config.n_mels, encoder.max_frames)
+            for row, n in zip(head(encoder(mel, lengths)), (lengths + 1) // CONV_STRIDE, strict=True):
+                heard.append(greedy_text(row[:n]) or " ")
+        said = ["".join(ALPHABET[i] for i in characters(e["question"])) for e in dev]
+        return {"dev_wer": jiwer.wer(said, heard), "dev_cer": jiwer.cer(said, heard)}
+
+    train({"encoder": encoder, "head": head}, losses, loop, folder, seed, evaluate, options["eval_every"])
+    return encoder
+
+

@@ -1,0 +1,40 @@
+"""The flow stage: speech tokens -> mel by conditional flow matching, with and without chunked attention."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from vocalnet.config import FlowConfig
+from vocalnet.training.answers import Answers
+from vocalnet.training.data import pad
+from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.vocoder.flow import Flow, flow_matching_loss
+
+
+def train_flow(answers: Answers, data: Path, folder: Path, config: FlowConfig, options: dict[str, Any], seed: int) -> Flow:
+    """Returns the flow, trained on the answers' tokens (`data/units`) and mels; half of the steps see chunks only.
+
+    Args:
+        options: "loop" (LoopConfig), "batch_size", "bf16".
+    """
+    loop = LoopConfig(**options["loop"])
+    torch.manual_seed(seed)
+    flow = Flow(config)
+    units = [torch.from_numpy(np.load(data / "units" / f"{name}.npy")) for name in answers.names]
+    order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
+    ratio = config.token_mel_ratio
+
+    def losses(step: int, generator: torch.Generator) -> Losses:
+        index = order(step)
+        tokens, lengths = pad([units[i] for i in index])
+        mel, _ = pad([answers.mel[i][: ratio * len(units[i])] for i in index])
+        chunk = config.chunk_size if torch.rand((), generator=generator) < 0.5 else None
+        with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
+            return {"total": flow_matching_loss(flow, tokens, lengths, mel.transpose(1, 2), generator, chunk)}
+
+    train({"flow": flow}, losses, loop, folder, seed)
+    return flow

@@ -1,0 +1,91 @@
+"""The vocoder stage: HiFT learns nano's voice from its mels (multi-resolution STFT loss, mel loss, supervised f0)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from vocalnet.config import HiftConfig
+from vocalnet.training.answers import Answers, mel_settings
+from vocalnet.training.loop import LoopConfig, Losses, train
+from vocalnet.vocoder.frontend import flow_mel
+from vocalnet.vocoder.hift import Hift
+
+RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # n_fft, hop
+F0_WEIGHT, MEL_WEIGHT = 0.02, 1.0
+
+
+def pitch(samples: np.ndarray, hift: HiftConfig, n_frames: int) -> Tensor:
+    """Returns Praat's f0 in Hz at the centre of each mel frame, (n_frames,); 0 where unvoiced.
+
+    Raises:
+        ValueError: praat-parselmouth is not installed.
+    """
+    try:
+        import parselmouth
+    except ImportError as error:
+        raise ValueError('Training the vocoder needs Praat: pip install "vocalnet[train]"') from error
+    hop_s = hift.samples_per_frame / hift.sample_rate_hz
+    sound = parselmouth.Sound(samples.astype(np.float64), hift.sample_rate_hz)
+    track = sound.to_pitch_ac(time_step=hop_s / 2, pitch_floor=70, pitch_ceiling=400)
+    nearest = np.searchsorted(track.xs(), (np.arange(n_frames) + 0.5) * hop_s).clip(0, len(track.xs()) - 1)
+    return torch.from_numpy(track.selected_array["frequency"][nearest].astype(np.float32))
+
+
+def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Returns the multi-resolution STFT loss of waves (B, n): spectral convergence plus log-magnitude L1 (1910.11480)."""
+    total = predicted.new_zeros(())
+    for n_fft, hop in RESOLUTIONS:
+        window = torch.hann_window(n_fft)
+        x, y = (
+            torch.view_as_real(torch.stft(wave, n_fft, hop, window=window, return_complex=True))
+            .square()
+            .sum(-1)
+            .clamp(min=1e-7)
+            .sqrt()
+            for wave in (predicted, target)
+        )
+        total = total + (y - x).norm() / y.norm() + (y.log() - x.log()).abs().mean()
+    return total / len(RESOLUTIONS)
+
+
+def train_vocoder(answers: Answers, folder: Path, config: HiftConfig, options: dict[str, Any], seed: int) -> Hift:
+    """Returns the vocoder, trained on random segments of the answers.
+
+    Args:
+        options: "loop" (LoopConfig), "batch_size", "segment_frames".
+    """
+    loop = LoopConfig(**options["loop"])
+    torch.manual_seed(seed)
+    vocoder = Hift(config)
+    f0 = [pitch(x, config, len(m)) for x, m in zip(answers.samples, answers.mel, strict=True)]
+    hop, frames = config.samples_per_frame, options["segment_frames"]
+    long_enough = [i for i, mel in enumerate(answers.mel) if len(mel) >= frames]
+    settings = mel_settings(config)
+
+    def segments(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns waves (B, n), mels (B, n_mels, N) and f0 (B, N) of random segments."""
+        rows = []
+        for i in rng.choice(long_enough, options["batch_size"]):
+            start = rng.integers(0, len(answers.mel[i]) - frames + 1)
+            wave = torch.from_numpy(answers.samples[i][start * hop : (start + frames) * hop])
+            rows.append((wave, answers.mel[i][start : start + frames].T, f0[i][start : start + frames]))
+        waves, mels, pitches = (torch.stack(column) for column in zip(*rows, strict=True))
+        return waves, mels, pitches
+
+    def losses(step: int, generator: torch.Generator) -> Losses:
+        waves, mels, pitches = segments(np.random.default_rng([seed, step]))
+        predicted = vocoder.decode(mels, vocoder.source(pitches, generator=generator))
+        stft = spectral_loss(predicted, waves)
+        mel = functional.l1_loss(flow_mel(predicted, **settings), mels)
+        f0_loss = functional.l1_loss(vocoder.f0(mels), pitches)
+        total = stft + MEL_WEIGHT * mel + F0_WEIGHT * f0_loss
+        return {"total": total, "stft": stft.detach(), "mel": mel.detach(), "f0_hz": f0_loss.detach()}
+
+    train({"hift": vocoder}, losses, loop, folder, seed)
+    return vocoder
