@@ -34,7 +34,8 @@ def check_rule(rule: str) -> str:
 def first_speech_row(positions: Tensor, rule: str, text_chunk: int, speech_chunk: int) -> Tensor:
     """Returns the first speech row that sees each text position under the streaming mask.
 
-    Training masks and the key visibility of cached decoding both come from this one function.
+    Training masks and the key visibility of cached decoding both come from this one function, and so does how far a
+    session may speak: rows before `first_speech_row(n_text)` see nothing beyond the first `n_text` positions.
 
     Args:
         positions: text positions, 0 = begin token; any shape.
@@ -45,19 +46,10 @@ def first_speech_row(positions: Tensor, rule: str, text_chunk: int, speech_chunk
     check_rule(rule)
     if rule == "released":
         chunk = positions // text_chunk
-        later_row = (chunk * speech_chunk) + 1
-        return torch.where(chunk > 0, later_row, 0)
+        return torch.where(chunk > 0, chunk * speech_chunk + 1, 0)
     chunk = (positions + text_chunk - 1) // text_chunk  # 0: begin alone, then groups of C_t
     before = (chunk - 1).clamp(min=0) * speech_chunk
     return torch.where(chunk > 0, before + 1, 0) if rule == "paper" else before
-
-
-def n_text_needed(row: int, rule: str, text_chunk: int, speech_chunk: int) -> int:
-    """Returns how many text positions (begin included) speech row `row` sees when there are enough of them."""
-    if check_rule(rule) == "own":
-        return (row // speech_chunk + 1) * text_chunk + 1
-    chunk = -(-row // speech_chunk)
-    return chunk * text_chunk + 1 if rule == "paper" else max(chunk, 1) * text_chunk
 
 
 def attention_mask(

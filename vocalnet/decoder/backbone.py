@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vocalnet.config import TalkerConfig
 from vocalnet.decoder.cache import KVCache
 
 INIT_STD = 0.02
@@ -30,7 +31,7 @@ class Rows:
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines for rotary positions (B or 1, n), each (B or 1, 1, n, d), in Llama's half-split order."""
+    """Returns cosines and sines of positions (B or 1, n), each (B or 1, 1, n, d), in Llama's half-split order."""
     half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     angles = positions[..., None].float() * theta ** (-half / head_dim)  # (B, n, d / 2)
     angles = torch.cat([angles, angles], -1)[:, None]  # (B, 1, n, d)
@@ -91,13 +92,13 @@ class Block(nn.Module):
     its fast path on CPU.
     """
 
-    def __init__(self, dim: int, ffn_dim: int, n_heads: int, norm_eps: float = 1e-6, dropout: float = 0.0) -> None:
+    def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
-        self.input_layernorm = nn.RMSNorm(dim, eps=norm_eps)
-        self.self_attn = Attention(dim, n_heads)
-        self.post_attention_layernorm = nn.RMSNorm(dim, eps=norm_eps)
-        self.mlp = SwiGLU(dim, ffn_dim)
-        self.dropout = nn.Dropout(dropout)
+        self.input_layernorm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.self_attn = Attention(config.dim, config.n_heads)
+        self.post_attention_layernorm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.mlp = SwiGLU(config.dim, config.ffn_dim)
+        self.dropout = nn.Dropout(config.dropout)
 
     def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
         """Maps x (B, n, D) to (B, n, D); `layer` is this block's place in the stack that `rows` is for."""
@@ -108,9 +109,9 @@ class Block(nn.Module):
 class Stack(nn.Module):
     """Blocks one after another, without a final norm."""
 
-    def __init__(self, n_layers: int, dim: int, ffn_dim: int, n_heads: int, norm_eps: float, dropout: float) -> None:
+    def __init__(self, config: TalkerConfig, n_layers: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(Block(dim, ffn_dim, n_heads, norm_eps, dropout) for _ in range(n_layers))
+        self.layers = nn.ModuleList(Block(config) for _ in range(n_layers))
 
     def forward(self, x: Tensor, rows: Rows) -> Tensor:
         """Maps x (B, n, D) to (B, n, D)."""
@@ -122,10 +123,10 @@ class Stack(nn.Module):
 class Output(nn.Module):
     """Norm and vocabulary projection: un-normed state (..., D) -> logits (..., V_s)."""
 
-    def __init__(self, dim: int, vocab_size: int, norm_eps: float) -> None:
+    def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
-        self.norm = nn.RMSNorm(dim, eps=norm_eps)
-        self.proj = nn.Linear(dim, vocab_size)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
+        self.proj = nn.Linear(config.dim, config.vocab_size)
 
     def forward(self, state: Tensor) -> Tensor:
         """Maps states (..., D) to logits (..., V_s)."""
@@ -133,7 +134,7 @@ class Output(nn.Module):
 
 
 def initialise(module: nn.Module, n_layers: int) -> None:
-    """Draws weights for training from scratch: N(0, 0.02), residual outputs scaled by 1 / sqrt(2 * n_layers), zero biases."""
+    """Draws weights for training from scratch: N(0, 0.02), residual outputs over sqrt(2 * n_layers), zero biases."""
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
             nn.init.zeros_(parameter)

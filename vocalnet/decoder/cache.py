@@ -76,7 +76,7 @@ class Lane:
         return start, (known <= limit[:, :, None])[:, None]
 
     def add_speech(self, n: int) -> tuple[int, Tensor, Tensor]:
-        """Takes slots for the next n speech rows; returns the first slot, the mask (B, 1, n, slots) and the rows (n,)."""
+        """Takes slots for the next n speech rows; returns the first, the mask (B, 1, n, slots) and the rows (n,)."""
         rows = torch.arange(self.n_rows, self.n_rows + n, device=self.opens.device)
         opens = rows.expand(len(self.opens), n)
         start = self._take(torch.full_like(opens, HIDDEN), opens)

@@ -96,7 +96,7 @@ class DecodeOptions:
         min_tokens: no end token before this many.
         seed: of the draws; None: a fresh one each time.
         mask: "full": the whole text is known; "streaming": speech of a chunk sees the text up to its chunk.
-        count: how `max_tokens` counts; "released": as the published code, start token included and checked between steps.
+        count: how `max_tokens` counts; "released": as the published code, with the start token and between steps.
         eps, alpha: of the policy `typical`.
         top_n: of the policy `top_n`.
         tau: of the policy `confidence`.

@@ -50,3 +50,16 @@ def pick(logits: Tensor, options: DecodeOptions, draws: Draws) -> Tensor:
         return logits.argmax(-1)
     scaled = restrict(logits.float() / options.temperature, options.top_k, options.top_p)
     return (scaled + draws.gumbel(scaled)).argmax(-1)
+
+
+def measure(logits: Tensor, tokens: Tensor) -> Tensor:
+    """Returns entropy, maximum probability and log-probability of the token (natural log), (n, 3), from raw logits.
+
+    Args:
+        logits: (n, V_s), before temperature and penalties.
+        tokens: the picked tokens, (n,).
+    """
+    logprobs = logits.float().log_softmax(-1)  # (n, V_s)
+    probs = logprobs.exp()
+    entropy = -(probs * logprobs).sum(-1)
+    return torch.stack([entropy, probs.amax(-1), logprobs.gather(-1, tokens[:, None])[:, 0]], -1)  # (n, 3)

@@ -1,21 +1,75 @@
-"""Decoding sessions: when to step, what a push returns, when to end. Offline generation is one push that is the last.
+"""Decoding sessions: when to step, what a push returns, when to end. Offline decoding is one push that is the last.
 
 Letters: B batch, n new text positions, D LLM width, V_s speech vocabulary.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
 
 from vocalnet.decoder.options import DecodeOptions
+from vocalnet.decoder.sampling import measure
 from vocalnet.decoder.stream import Stream
-from vocalnet.masks import n_text_needed
+from vocalnet.masks import first_speech_row
 
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """One proposed token and what its head believed, from the raw logits (natural log)."""
+
+    token: int
+    head: int  # 0: main head, k: MTP module k
+    entropy: float
+    max_prob: float
+    logprob: float
+    kept: bool  # False: proposed beyond the end
+
+
+class Spoken:
+    """What one sample has said so far."""
+
+    def __init__(self) -> None:
+        self.tokens: list[int] = []  # without a final end token
+        self.is_done = False
+        self._proposals: list[tuple[int, int, bool]] = []  # token, head, kept; not yet handed out
+        self._logits: list[Tensor] = []  # theirs, (V_s,)
+
+    def take(self, tokens: list[int], logits: Tensor, eos_id: int, limit: int | None = None) -> None:
+        """Appends one step's tokens and their logits (K, V_s), up to an end token or the limit."""
+        if self.is_done:
+            return
+        for head, token in enumerate(tokens):
+            self._proposals.append((token, head, not self.is_done))
+            self._logits.append(logits[head])
+            if not self.is_done:
+                if token != eos_id:
+                    self.tokens.append(token)
+                self.is_done = token == eos_id or len(self.tokens) == limit
+
+    def logits(self) -> Tensor:
+        """Returns the raw logits of the kept picks, the end token's too, (n_picked, V_s)."""
+        return torch.stack([row for row, (*_, kept) in zip(self._logits, self._proposals, strict=True) if kept])
+
+    def take_picks(self) -> list[Pick]:
+        """Returns the picks since the last call of this method and lets go of their logits."""
+        if not self._proposals:
+            return []
+        tokens = torch.tensor([token for token, *_ in self._proposals], device=self._logits[0].device)
+        numbers = measure(torch.stack(self._logits), tokens).tolist()
+        picks = [
+            Pick(token, head, entropy, max_prob, logprob, kept)
+            for (token, head, kept), (entropy, max_prob, logprob) in zip(self._proposals, numbers, strict=True)
+        ]
+        self._proposals.clear()
+        self._logits.clear()
+        return picks
 
 
 class TalkerSession(Protocol):
@@ -24,94 +78,117 @@ class TalkerSession(Protocol):
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
         """Takes new LLM states (1, n, D), or None for no new text; returns the new speech tokens (n_tokens,)."""
 
-
-class Spoken:
-    """What one sample has said: tokens without the end token, and the raw logits of every pick."""
-
-    def __init__(self) -> None:
-        self.tokens: list[int] = []
-        self.heads: list[int] = []  # by pick
-        self.logits: list[Tensor] = []  # by pick, (V_s,)
-        self.is_done = False
-
-    def take(self, tokens: list[int], logits: Tensor, eos_id: int, limit: int | None) -> None:
-        """Appends one step's tokens and logits (K, V_s) until an end token or the limit."""
-        for head, token in enumerate(tokens):
-            if self.is_done:
-                return
-            self.heads.append(head)
-            self.logits.append(logits[head])
-            self.is_done = token == eos_id
-            if not self.is_done:
-                self.tokens.append(token)
-                self.is_done = len(self.tokens) == limit
+    def take_picks(self) -> list[Pick]:
+        """Returns what the heads believed, a `Pick` per token proposed since the last call of this method."""
 
 
 class BatchSession:
-    """Decodes a batch whose texts arrive together; the streaming session of own talkers is the batch of one.
+    """Decodes a batch whose texts arrive together; an own talker's session is the batch of one.
 
-    A speech row runs as soon as the text that its mask shows has arrived, and under the full mask when the text is
+    A speech row runs as soon as all text that its mask can show has arrived, and under the full mask when the text is
     complete, so how the text is cut into pushes never changes a token.
     """
 
     def __init__(self, talker: Talker, options: DecodeOptions, batch: int = 1) -> None:
         self.stream = Stream(talker, options, batch)
         self.samples = [Spoken() for _ in range(batch)]
-        self._waiting: list[Tensor] = []  # text under the full mask
+        self._waiting: list[Tensor] = []  # text that has come while the full mask waits for the rest
         self._n_returned = 0
+        self._is_closed = False
 
-    @torch.inference_mode()
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
-        """Takes new LLM states (1, n, D), or None; returns the new speech tokens, C_s for C_t texts until the end."""
-        config, options = self.stream.config, self.stream.options
+        """Takes new LLM states (1, n, D), or None; returns the new speech tokens, C_s for C_t texts until the end.
+
+        Raises:
+            ValueError: the last push has been made.
+        """
+        if self._is_closed:
+            raise ValueError("this session has had its last push; open a new one for the next answer")
+        self._is_closed = last
         if hidden is not None:
             self._waiting.append(hidden)
-        if last or (options.mask == "streaming" and self._waiting):
-            empty = self.stream.talker.embedding.weight.new_empty(1, 0, config.llm_dim)
-            self.run(torch.cat([empty, *self._waiting], 1), None, last)
+        stream, spoken = self.stream, self.samples[0]
+        if last or stream.options.mask == "streaming":
+            empty = stream.embedding.new_empty(1, 0, stream.config.llm_dim)
+            self.run(torch.cat([empty, *(text.to(empty) for text in self._waiting)], 1), last=last)
             self._waiting.clear()
-        tokens = self.samples[0].tokens
-        end = len(tokens) if last or self.samples[0].is_done else self._n_speakable()
-        start, self._n_returned = self._n_returned, max(self._n_returned, min(end, len(tokens)))
-        return torch.tensor(tokens[start : self._n_returned], dtype=torch.long)
+        start, end = self._n_returned, len(spoken.tokens)
+        if not (last or spoken.is_done):
+            end = min(end, self._n_rows_ready())  # what a step proposed beyond waits for its chunk
+        self._n_returned = end
+        return torch.tensor(spoken.tokens[start:end], dtype=torch.long)
+
+    def take_picks(self) -> list[Pick]:
+        """Returns the picks since the last call of this method."""
+        return self.samples[0].take_picks()
 
     @torch.inference_mode()
-    def run(self, hidden: Tensor, lengths: Tensor | None, last: bool) -> None:
-        """Adds text (B, n, D) and decodes as far as it allows."""
-        stream, limit = self.stream, self._limit()
+    def run(self, hidden: Tensor, lengths: Tensor | None = None, last: bool = False) -> None:
+        """Adds text (B, n, D), `lengths` (B,) of it real, and decodes as far as the text allows."""
+        stream = self.stream
         stream.add_text(hidden, lengths)
-        while not self._is_finished() and (last or self._may_step()):
+        n_ready = None if last else self._n_rows_ready()
+        is_cut = stream.options.count == "own" or stream.options.tokens_per_step == 1
+        limit = stream.max_tokens if is_cut else None
+        while not all(sample.is_done for sample in self.samples):
+            if n_ready is not None and stream.n_tokens >= n_ready:
+                return
+            if limit is None and stream.n_tokens + 1 >= stream.max_tokens:  # published: between steps, start included
+                return
             tokens, logits = stream.step()
             for sample, row, row_logits in zip(self.samples, tokens.tolist(), logits, strict=True):  # the one host sync
                 sample.take(row, row_logits, stream.config.eos_id, limit)
 
-    def _limit(self) -> int | None:
-        """Returns the count at which a sample is cut; the published count is checked between steps instead."""
-        options, config = self.stream.options, self.stream.config
-        most = config.max_positions - config.speech_offset
-        if options.count == "released" and options.tokens_per_step > 1:
-            return None
-        return most if options.max_tokens is None else options.max_tokens
+    def _n_rows_ready(self) -> int:
+        """Returns how many speech tokens the text so far is enough for: rows that would not see the next position."""
+        if self.stream.options.mask == "full":
+            return 0
+        config = self.stream.config
+        n_text = self.stream.n_text[:1]
+        return int(first_speech_row(n_text, config.mask_rule, config.text_chunk, config.speech_chunk))
 
-    def _is_finished(self) -> bool:
+
+class ReleasedSession:
+    """The published streaming decoding: one push is one call of it, its drift at chunk ends included.
+
+    A call that is not the last returns C_s tokens, cut inside a step if need be; the modules past the cut miss that
+    step and the next call feeds the last K tokens again. An end token ends its call only, and is returned with it.
+    """
+
+    def __init__(self, talker: Talker, options: DecodeOptions) -> None:
+        self.stream = Stream(talker, options)
+        self.spoken = Spoken()
+
+    @torch.inference_mode()
+    def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
+        """Takes new LLM states (1, n, D), or None; returns this call's tokens, an end token included."""
         stream = self.stream
-        if all(sample.is_done for sample in self.samples):
-            return True
-        if stream.options.count == "own" or stream.options.tokens_per_step == 1:
-            return False
-        most = stream.options.max_tokens or stream.config.max_positions
-        return stream.n_tokens + 1 >= most  # the start token counts
+        config = stream.config
+        stream.add_text(stream.embedding.new_empty(1, 0, config.llm_dim) if hidden is None else hidden)
+        stream.call_start = stream.sequence.shape[1]
+        limit = self._limit(last)
+        called: list[int] = []
+        while len(called) < limit and config.eos_id not in called:
+            tokens, logits = stream.step(stop_after=limit - len(called))
+            row = tokens[0].tolist()
+            called += row
+            self.spoken.is_done = False  # an earlier call's end token does not end the answer
+            self.spoken.take(row, logits[0], config.eos_id)
+        return torch.tensor(called, dtype=torch.long)
 
-    def _may_step(self) -> bool:
-        config = self.stream.config
-        needed = n_text_needed(self.stream.n_tokens, config.mask_rule, config.text_chunk, config.speech_chunk)
-        return needed <= int(self.stream.n_text[0])
+    def take_picks(self) -> list[Pick]:
+        """Returns the picks since the last call of this method."""
+        return self.spoken.take_picks()
 
-    def _n_speakable(self) -> int:
-        """Returns how many tokens rows with complete text account for; what a step proposed beyond is held back."""
-        config = self.stream.config
-        row = self._n_returned
-        n_text = int(self.stream.n_text[0])
-        while n_text_needed(row, config.mask_rule, config.text_chunk, config.speech_chunk) <= n_text:
-            row += config.speech_chunk
-        return row
+    def _limit(self, last: bool) -> int:
+        """Returns how many tokens a call may return."""
+        stream, options = self.stream, self.stream.options
+        chunk, K = stream.config.speech_chunk, options.tokens_per_step
+        if not last:
+            return chunk
+        n_left = max(0, stream.max_tokens - stream.n_tokens - (options.count == "released"))
+        if options.count == "own":
+            return n_left
+        n_steps = -(-n_left // K)
+        # The published code tells a last call from the others by its number of steps, so one of as many stops as early.
+        return chunk if n_steps == -(-chunk // K) else n_steps * K

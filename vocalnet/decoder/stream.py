@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vocalnet.decoder.backbone import Rows, rotation
+from vocalnet.decoder.backbone import Rows
 from vocalnet.decoder.cache import HIDDEN, KVCache, Lane
 from vocalnet.decoder.heads.contract import Step
 from vocalnet.decoder.options import DecodeOptions
@@ -56,19 +56,31 @@ class Stream:
         self.projector_lane = self._lane(batch, config.n_projector_layers)
 
     @property
+    def embedding(self) -> Tensor:
+        """The table of speech embeddings (V_s, D_s); its dtype and device are those of all state."""
+        return self.talker.embedding.weight
+
+    @property
     def n_tokens(self) -> int:
         """Tokens after the start token so far."""
         return self.sequence.shape[1] - self.talker.head.stride
+
+    @property
+    def max_tokens(self) -> int:
+        """The most tokens to return: the options' number, or as many as there are positions for."""
+        return self.options.max_tokens or self.config.max_positions - self.config.speech_offset
 
     def add_text(self, hidden: Tensor, lengths: Tensor | None = None) -> None:
         """Runs new text, hidden (B, n, D); the first call puts the begin token before it.
 
         `lengths` (B,) counts the real positions; only the first call of a batch may be padded.
         """
-        B, n, _ = hidden.shape
-        x = self._project(hidden) if n else hidden.new_empty(B, 0, self.config.dim)
+        B, n, width = hidden.shape
+        if width != self.config.llm_dim:
+            raise ValueError(f"hidden states are {width} wide; this talker takes the {self.config.llm_dim} of its LLM")
+        x = self._project(hidden.to(self.embedding)) if n else self.embedding.new_empty(B, 0, self.config.dim)
         if not self.lanes[0].n_slots:
-            begin = self.talker.embedding.weight[self.config.bos_id].expand(B, 1, -1)
+            begin = self.embedding[self.config.bos_id].expand(B, 1, -1)
             x = torch.cat([begin, x], 1)  # (B, 1 + n, D_s)
             lengths = None if lengths is None else lengths + 1
         n = x.shape[1]
@@ -105,13 +117,13 @@ class Stream:
         order = torch.arange(lane.n_slots, lane.n_slots + hidden.shape[1], device=hidden.device)
         order = order.expand(len(hidden), -1)
         start, mask = lane.add_text(order, order, is_causal=True)
-        cos, sin = self._rotation(order)
+        cos, sin = self.talker.rotation(order)
         return self.talker.projector(hidden, Rows(cos, sin, mask, cache=lane.cache, first_slot=start))
 
     def _lane(self, batch: int, n_layers: int) -> Lane:
         config = self.config
         shape = (n_layers, batch, config.n_heads, config.dim // config.n_heads)
-        return Lane(KVCache(shape, FIRST_CAPACITY, like=self.talker.embedding.weight), batch)
+        return Lane(KVCache(shape, FIRST_CAPACITY, like=self.embedding), batch)
 
     def _rows(self, make: Callable[[Lane], Rows]) -> Callable[[int], Rows]:
         """Returns rows by depth; depths that share a lane share its rows."""
@@ -136,19 +148,14 @@ class Stream:
             opens = torch.zeros_like(order)
         is_padding = order == HIDDEN
         start, mask = lane.add_text(order, opens.masked_fill(is_padding, HIDDEN), is_streaming or self.is_released)
-        cos, sin = self._rotation(order.masked_fill(is_padding, 0))
+        cos, sin = self.talker.rotation(order.masked_fill(is_padding, 0))
         return Rows(cos, sin, mask, cache=lane.cache, first_slot=start)
 
     def _speech_rows(self, lane: Lane, n: int) -> Rows:
         start, mask, rows = lane.add_speech(n)
         first = self.n_text[:, None] if self.is_released else self.config.speech_offset
-        cos, sin = self._rotation((first + rows).view(-1, n))
+        cos, sin = self.talker.rotation((first + rows).view(-1, n))
         return Rows(cos, sin, mask, cache=lane.cache, first_slot=start)
-
-    def _rotation(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        config = self.config
-        dtype = self.talker.embedding.weight.dtype
-        return rotation(positions, config.dim // config.n_heads, config.rope_theta, dtype)
 
 
 class Picker:

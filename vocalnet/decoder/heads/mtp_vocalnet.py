@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +19,12 @@ class Depth(nn.Module):
 
     def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
-        self.layer = Block(config.dim, config.ffn_dim, config.n_heads, config.norm_eps, config.dropout)
-        self.out = Output(config.dim, config.vocab_size, config.norm_eps)
+        self.layer = Block(config)
+        self.out = Output(config)
 
 
 class MTPVocalNetHead(nn.Module):
-    """The main head and M modules; module k sees no token, only the state of module k - 1, and gives token t + 1 + k."""
+    """The main head and M modules; module k sees no token, only module k - 1's state, and gives token t + 1 + k."""
 
     stride = 1
 
@@ -31,7 +32,7 @@ class MTPVocalNetHead(nn.Module):
         super().__init__()
         self.n_heads = 1 + config.mtp_num
         self.n_depths = config.mtp_num
-        self.main = Output(config.dim, config.vocab_size, config.norm_eps)
+        self.main = Output(config)
         self.depths = nn.ModuleList(Depth(config) for _ in range(config.mtp_num))
 
     def embed(self, table: nn.Embedding, tokens: Tensor) -> Tensor:
@@ -49,8 +50,8 @@ class MTPVocalNetHead(nn.Module):
     def states(self, h: Tensor, teacher: Teacher) -> list[Tensor]:
         """Chains the modules over text and speech; returns 1 + M states (B, L_s, D)."""
         states = [teacher.speech(h)]
-        for k, depth in enumerate(self.depths, start=1):
-            h = depth.layer(h, teacher.rows[k])  # (B, T, D)
+        for k in range(1, self.n_heads):
+            h = self._depth(k).layer(h, teacher.rows[k])  # (B, T, D)
             states.append(teacher.speech(h))
         return states
 
@@ -62,7 +63,7 @@ class MTPVocalNetHead(nn.Module):
         """Runs the modules over text rows h (B, n, D), see the contract."""
         x = h
         for k in range(1, n_heads):
-            y = self.depths[k - 1].layer(x, rows(k))
+            y = self._depth(k).layer(x, rows(k))
             x = y if is_chained else h
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
@@ -72,10 +73,13 @@ class MTPVocalNetHead(nn.Module):
             if not sample.wants(k):
                 break
             if k > 0:
-                h = self.depths[k - 1].layer(h, step.rows(k))  # (B, n, D)
+                h = self._depth(k).layer(h, step.rows(k))  # (B, n, D)
             logits.append(self._output(k)(h[:, -1]))  # (B, V_s)
             tokens.append(sample(k, logits[-1]))
         return torch.stack(tokens, 1), torch.stack(logits, 1)
 
+    def _depth(self, k: int) -> Depth:
+        return cast(Depth, self.depths[k - 1])
+
     def _output(self, k: int) -> Output:
-        return self.main if k == 0 else self.depths[k - 1].out
+        return self.main if k == 0 else self._depth(k).out

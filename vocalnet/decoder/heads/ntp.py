@@ -21,7 +21,7 @@ class NTPHead(nn.Module):
 
     def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
-        self.main = Output(config.dim, config.vocab_size, config.norm_eps)
+        self.main = Output(config)
 
     def embed(self, table: nn.Embedding, tokens: Tensor) -> Tensor:
         """Maps tokens (B, n) to embeddings (B, n, D)."""

@@ -1,0 +1,130 @@
+"""Reads and writes a talker's folder: `config.json` and safetensors, in the published layout or ours."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from vocalnet.adaptor import Adaptor
+from vocalnet.config import AdaptorConfig, TalkerConfig, from_dict
+from vocalnet.decoder.keys import ADAPTOR_PREFIX, TALKER_PREFIX, check_keys, our_key
+from vocalnet.decoder.talker import Talker
+
+RELEASED_HEADS = {"ar_mtp": "mtp_vocalnet", "ar": "ntp"}  # speech_generator_type -> head
+
+
+def load_talker(folder: str | Path, device: str = "cpu", dtype: torch.dtype = torch.float32) -> Talker:
+    """Returns the talker of a checkpoint folder, in eval mode, with the adaptor if the folder carries it.
+
+    Published folders (`model_type` omni_speech2s_*) may hold the whole model; only `speech_generator.*` and
+    `model.speech_projector.*` are read.
+
+    Raises:
+        ValueError: a file is missing, the config has an unknown key or value, or keys are missing or unexpected.
+    """
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} has no config.json; name the folder of a VocalNet checkpoint")
+    values = json.loads((folder / "config.json").read_text())
+    if values.get("model_type", "").startswith("omni_speech"):
+        weights = _released_weights(folder)
+        config, adaptor = released_config(values, weights), int(values.get("speech_encoder_ds_rate", 5))
+    else:
+        weights = _read(folder, ("",), "talker.safetensors")
+        config = from_dict(TalkerConfig, values.get("talker") or {}, f"{folder / 'config.json'}: talker")
+        adaptor = from_dict(AdaptorConfig, values.get("adaptor") or {}, f"{folder / 'config.json'}: adaptor").rate
+    talker = Talker(config, _empty_adaptor(weights, adaptor))
+    check_keys(talker.state_dict(), weights, str(folder))
+    talker.load_state_dict(weights)
+    return talker.to(device=device, dtype=dtype).eval()
+
+
+def save_talker(talker: Talker, folder: str | Path) -> None:
+    """Writes a talker, with its adaptor if it has one, as a folder that `load_talker` reads."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    values: dict[str, Any] = {"model_type": "vocalnet", "talker": dataclasses.asdict(talker.config)}
+    if talker.adaptor is not None:
+        hidden_dim = talker.adaptor.linear1.out_features
+        values["adaptor"] = dataclasses.asdict(AdaptorConfig(talker.adaptor.rate, hidden_dim))
+    (folder / "config.json").write_text(json.dumps(values, indent=1))
+    save_file({key: value.contiguous() for key, value in talker.state_dict().items()}, folder / "model.safetensors")
+
+
+def released_config(values: dict[str, Any], weights: dict[str, Tensor]) -> TalkerConfig:
+    """Returns the talker's config of a published checkpoint.
+
+    Widths come from the weights' shapes, the rest from config.json or, where it is silent, the published defaults.
+
+    Args:
+        values: the published config.json.
+        weights: the weights under our names.
+
+    Raises:
+        ValueError: the kind of speech generator is unknown, or the embedding is missing.
+    """
+    kind = values.get("speech_generator_type", "ar_mtp")
+    if kind not in RELEASED_HEADS:
+        raise ValueError(f"speech_generator_type {kind!r} is unknown; known: {', '.join(RELEASED_HEADS)}")
+    if "embedding.weight" not in weights:
+        raise ValueError(f"the checkpoint has no {TALKER_PREFIX}embedding.weight; a speech-to-text one has no talker")
+    vocab_size, dim = weights["embedding.weight"].shape
+    n_special = values.get("special_tokens", 4)
+    n_units = values.get("unit_vocab_size", vocab_size - n_special)
+    gate = weights.get("decoder.layers.0.mlp.gate_proj.weight")
+    return TalkerConfig(
+        llm_dim=dim,  # nothing stands between the LLM and the talker
+        dim=dim,
+        ffn_dim=values.get("decoder_ffn_dim", 4 * dim) if gate is None else gate.shape[0],
+        n_heads=values.get("decoder_num_heads", 32),
+        n_projector_layers=values.get("encoder_num_layers", 2),
+        n_layers=values.get("decoder_num_layers", 4),
+        head=RELEASED_HEADS[kind],
+        mtp_num=values.get("mtp_num", 5),
+        group_size=values.get("group_size", 3),
+        n_units=n_units,
+        bos_id=values.get("speech_bos_token_id", n_units),
+        sos_id=values.get("speech_sos_token_id", n_units + 1),
+        eos_id=values.get("speech_eos_token_id", n_units + 2),
+        pad_id=values.get("speech_padding_token_id", n_units + 3),
+        n_special=n_special,
+        text_chunk=values.get("txt_token_num", 5),
+        speech_chunk=values.get("speech_token_num", 15),
+        max_positions=values.get("speech_max_position_embeddings", 2048),
+        dropout=values.get("decoder_dropout", 0.1),
+        mask_rule="released",
+        behaviour="released",
+    )
+
+
+def _released_weights(folder: Path) -> dict[str, Tensor]:
+    """Reads the talker's part of a published checkpoint under our names."""
+    named = {our_key(key): value for key, value in _read(folder, (TALKER_PREFIX, ADAPTOR_PREFIX)).items()}
+    return {key: value for key, value in named.items() if key is not None}
+
+
+def _read(folder: Path, prefixes: tuple[str, ...], preferred: str = "model.safetensors") -> dict[str, Tensor]:
+    """Reads the tensors whose keys start with one of the prefixes, from the preferred file or all shards."""
+    paths = [folder / preferred] if (folder / preferred).is_file() else sorted(folder.glob("*.safetensors"))
+    if not paths:
+        raise ValueError(f"{folder} has no .safetensors file; download the checkpoint's weights too")
+    weights = {}
+    for path in paths:
+        with safe_open(path, framework="pt") as file:
+            weights.update({key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)})  # noqa: SIM118
+    return weights
+
+
+def _empty_adaptor(weights: dict[str, Tensor], rate: int) -> Adaptor | None:
+    """Returns an adaptor of the weights' sizes, None if they hold none."""
+    first, second = weights.get("adaptor.linear1.weight"), weights.get("adaptor.linear2.weight")
+    if first is None or second is None:
+        return None
+    return Adaptor(first.shape[1] // rate, first.shape[0], second.shape[0], rate)
