@@ -1,0 +1,220 @@
+"""The command line: what scripts read from it, and how it refuses bad input."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import soundfile
+from typer.testing import CliRunner
+
+import vocalnet
+from vocalnet.__main__ import app
+
+GENERATING = ("s2t", "s2s", "stream", "eval")
+
+
+@pytest.fixture
+def loads(monkeypatch, fake_model):
+    """Replaces `vocalnet.load` by the fake model; returns the list of its calls."""
+    calls = []
+
+    def load(name, **arguments):
+        calls.append((name, arguments))
+        if name == "nowhere":
+            raise ValueError("There is no checkpoint 'nowhere'. Give 'nano', a folder or a hub id.")
+        return fake_model
+
+    monkeypatch.setattr(vocalnet, "load", load, raising=False)
+    return calls
+
+
+@pytest.fixture
+def question(tmp_path):
+    path = tmp_path / "q.wav"
+    soundfile.write(path, 0.3 * np.sin(np.arange(16000) / 10), 16000)
+    return path
+
+
+def run(*arguments):
+    return CliRunner().invoke(app, [str(a) for a in arguments])
+
+
+def last_json(result):
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout.splitlines()[-1])
+
+
+def test_s2t(loads, fake_model, question):
+    result = run("s2t", "--audio", question, "--json")
+    assert set(last_json(result)) == {"text", "timings", "warnings"}
+    assert last_json(result)["text"] == fake_model.answer
+    assert fake_model.calls[0]["speech"] is False
+    assert "Warning: A warning." in result.stderr
+    assert run("s2t", "--audio", question).stdout == fake_model.answer + "\n"
+
+
+def test_s2s(loads, question, tmp_path):
+    record = last_json(run("s2s", "--audio", question, "--out", tmp_path / "a.wav", "--json"))
+    assert set(record) == {"text", "audio", "sample_rate_hz", "speech_tokens", "timings", "stats", "warnings"}
+    assert record["audio"] == str(tmp_path / "a.wav")
+    assert record["stats"][2] == {"head": 2, "entropy": 0.5, "max_prob": 0.8, "logprob": -0.2, "kept": True}
+    assert soundfile.info(record["audio"]).subtype == "PCM_16"
+    assert soundfile.info(record["audio"]).frames == 8000
+
+
+def test_stream(loads, fake_model, question, tmp_path):
+    result = run("stream", "--audio", question, "--out", tmp_path / "a.wav", "--mask", "streaming", "--json")
+    record = last_json(result)
+    assert record["first_audio_s"] == 0.3
+    assert record["chunks"] == [{"t_s": 0.3, "audio_s": 0.25}] * 2
+    assert fake_model.answer in result.stderr
+    assert fake_model.calls[0]["options"].mask == "streaming"
+    assert soundfile.info(record["audio"]).frames == 8000
+
+
+@pytest.fixture
+def small_set(question, tmp_path):
+    path = tmp_path / "set.json"
+    items = [{"id": "a", "audio": "q.wav", "key": "four"}, {"id": "b", "audio": "q.wav", "key": "five"}]
+    path.write_text(json.dumps(items))
+    return path
+
+
+def test_eval_of_a_file(loads, small_set, tmp_path):
+    out = tmp_path / "results.json"
+    printed = last_json(run("eval", "--set", small_set, "--out", out, "--n-speech", 0, "--seed", 5, "--json"))
+    written = json.loads(out.read_text())
+    assert (written["n"], written["right"], written["seed"]) == (2, 1, 5)
+    assert [cell["right"] for cell in written["cells"]] == [True, False]
+    assert printed == {key: value for key, value in written.items() if key != "cells"}
+
+
+@pytest.mark.parametrize("command", GENERATING)
+def test_every_generating_command_takes_the_shared_options(command, loads, fake_model, question, small_set, tmp_path):
+    arguments = {
+        "s2t": ["--audio", question],
+        "s2s": ["--audio", question, "--out", tmp_path / "a.wav"],
+        "stream": ["--audio", question, "--out", tmp_path / "a.wav"],
+        "eval": ["--set", small_set, "--out", tmp_path / "r.json", "--n-speech", 0],
+    }[command]
+    shared = "--model m --decoder ntp --tokens-per-step 2 --policy fixed --temperature 0.5 --seed 3 --max-tokens 9"
+    result = run(command, *arguments, *shared.split(), "--device", "cpu", "--dtype", "float32")
+    assert result.exit_code == 0, result.stderr
+    assert loads == [("m", {"decoder": "ntp", "device": "cpu", "dtype": "float32"})]
+    options = fake_model.calls[0]["options"]
+    assert (options.tokens_per_step, options.policy, options.temperature) == (2, "fixed", 0.5)
+    assert (options.seed, options.max_tokens) == (3, 9)
+
+
+def test_defaults_are_the_librarys(loads, fake_model, question):
+    from vocalnet.decoder.options import DecodeOptions
+
+    run("s2t", "--audio", question)
+    assert fake_model.calls[0]["options"] == DecodeOptions()
+    assert loads == [("nano", {"decoder": None, "device": None, "dtype": None})]
+
+
+def test_info(monkeypatch):
+    described = {"layout": "vocalnet", "missing": []}
+    monkeypatch.setitem(sys.modules, "vocalnet.checkpoint", SimpleNamespace(describe=lambda model: described))
+    assert last_json(run("info", "--model", "nano", "--json")) == described
+    assert run("info").stdout == "layout: vocalnet\nmissing: []\n"
+
+
+def test_demo_without_gradio_says_how_to_get_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "demo.page", None)
+    result = run("demo")
+    assert result.exit_code == 2
+    assert 'pip install "vocalnet[demo]"' in result.stderr
+
+
+def nan_clip():
+    samples = np.full(16000, 0.1, np.float32)
+    samples[5] = np.nan
+    return samples
+
+
+BAD_QUESTIONS = {
+    "missing": (None, "no file"),
+    "text": (b"this is a text\n" * 50, "not a readable audio file"),
+    "empty": (b"", "empty"),
+    "short": (np.full(800, 0.1), r"too short"),
+    "silent": (np.zeros(16000), "silent"),
+    "nan": (nan_clip(), "not numbers"),
+    "long": (np.full(600 * 8000, 0.1), "too long"),
+}
+
+
+def check_refusal(result, message, out):
+    assert result.exit_code == 2
+    assert message in result.stderr
+    assert len(result.stderr.splitlines()) == 1
+    assert result.stdout == ""
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("command", ["s2t", "s2s", "stream"])
+@pytest.mark.parametrize("name", BAD_QUESTIONS)
+def test_a_bad_question_is_refused_before_the_model_is_loaded(command, name, loads, tmp_path):
+    content, message = BAD_QUESTIONS[name]
+    path, out = tmp_path / "bad.wav", tmp_path / "a.wav"
+    if isinstance(content, bytes):
+        path.write_bytes(content)
+    elif content is not None:
+        soundfile.write(path, content, 8000 if name == "long" else 16000, subtype="FLOAT")
+    output = [] if command == "s2t" else ["--out", out]
+    check_refusal(run(command, "--audio", path, *output, "--json"), message, out)
+    assert loads == []
+
+
+@pytest.mark.parametrize("name", ["missing/a.wav", "."])
+def test_an_unwritable_output_is_refused_before_the_model_is_loaded(name, loads, question, tmp_path):
+    result = run("s2s", "--audio", question, "--out", tmp_path / name)
+    check_refusal(result, "Cannot write", tmp_path / "missing")
+    assert loads == []
+    assert [p.name for p in tmp_path.iterdir()] == ["q.wav"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--temperature", "-1"], "temperature must be"),
+        (["--tokens-per-step", "0"], "tokens_per_step must be"),
+        (["--temperature", "warm"], "--temperature"),
+        (["--colour", "red"], "--colour"),
+    ],
+)
+def test_bad_options_are_one_sentence(arguments, message, loads, question, tmp_path):
+    out = tmp_path / "a.wav"
+    check_refusal(run("s2s", "--audio", question, "--out", out, *arguments), message, out)
+
+
+def test_other_bad_input(loads, fake_model, monkeypatch, question, tmp_path):
+    out = tmp_path / "a.wav"
+    check_refusal(run("s2s", "--audio", question, "--out", out, "--model", "nowhere"), "There is no checkpoint", out)
+    result = run("eval", "--set", tmp_path / "no.json", "--out", tmp_path / "r.json")
+    check_refusal(result, "Cannot read the set", tmp_path / "r.json")
+    answer_in_text = fake_model.respond
+    monkeypatch.setattr(fake_model, "respond", lambda **arguments: answer_in_text(**{**arguments, "speech": False}))
+    result = run("s2s", "--audio", question, "--out", out)
+    assert result.exit_code == 2
+    assert "no speech decoder" in result.stderr
+    assert not out.exists()
+
+
+def test_as_a_program_bad_input_leaves_no_trace(tmp_path):
+    command = [sys.executable, "-m", "vocalnet", "s2t", "--audio", str(tmp_path / "missing.wav"), "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"There is no file {tmp_path / 'missing.wav'}. Check the name.\n"
+
+
+def test_help_does_not_import_torch():
+    code = "import sys, vocalnet.__main__; print('torch' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"

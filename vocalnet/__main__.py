@@ -1,0 +1,257 @@
+"""The command line, `vocalnet` or `python -m vocalnet`.
+
+Answers go to stdout, everything else to stderr; with --json the last line of stdout is one JSON object. Bad input ends
+with exit code 2 and one sentence. Heavy imports happen inside the commands, so that --help is quick.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+import typer.core
+
+if TYPE_CHECKING:
+    from vocalnet.decoder.options import DecodeOptions
+    from vocalnet.events import Result
+
+Model = Annotated[str, typer.Option(help="nano, a checkpoint folder, or a hub id.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best available by default.")]
+Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; float32 on a CPU by default.")]
+Audio = Annotated[Path, typer.Option(help="The spoken question: wav, flac, mp3 or ogg, up to 300 s.")]
+Out = Annotated[Path, typer.Option(help="The file to write; it appears whole or not at all.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
+
+
+class OneSentence(typer.core.TyperGroup):
+    """Commands whose bad input ends with exit code 2 and one sentence on stderr, without a trace."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Runs a command."""
+        try:
+            return super().invoke(ctx)
+        except typer.TyperException as error:
+            sentence = error.format_message()
+        except ValueError as error:
+            sentence = str(error)
+        _tell(" ".join(sentence.split()))
+        raise typer.Exit(2)
+
+
+app = typer.Typer(
+    cls=OneSentence,
+    help="A speech LLM that hears a question and answers in text and speech.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+)
+
+
+@dataclass(frozen=True)
+class Generation:
+    """The options of every generating command."""
+
+    model: Model = "nano"
+    decoder: Annotated[str | None, typer.Option(help="Speech decoder head; the checkpoint's own by default.")] = None
+    tokens_per_step: Annotated[int | None, typer.Option(help="Speech tokens proposed per step.")] = None
+    policy: Annotated[str | None, typer.Option(help="How many of the proposed tokens are kept.")] = None
+    temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None
+    seed: Annotated[int | None, typer.Option(help="Seed of the draws; a fresh one by default.")] = None
+    max_tokens: Annotated[int | None, typer.Option(help="At most this many speech tokens.")] = None
+    device: Device = None
+    dtype: Dtype = None
+
+    def options(self, **more: Any) -> DecodeOptions:
+        """Returns the decoding options; what was not given keeps the library's default."""
+        from vocalnet.decoder.options import DecodeOptions
+
+        names = ("tokens_per_step", "policy", "temperature", "seed", "max_tokens")
+        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return DecodeOptions(**given, **more)
+
+    def load(self) -> Any:
+        """Returns the loaded model."""
+        import vocalnet
+
+        return vocalnet.load(self.model, decoder=self.decoder, device=self.device, dtype=self.dtype)
+
+
+def generating(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options of Generation to a command, whose first argument they become."""
+    own = list(inspect.signature(command, eval_str=True).parameters.values())[1:]
+    shared = list(inspect.signature(Generation, eval_str=True).parameters.values())
+
+    @functools.wraps(command)
+    def wrapper(**arguments: Any) -> None:
+        generation = Generation(**{field.name: arguments.pop(field.name) for field in fields(Generation)})
+        command(generation, **arguments)
+
+    parameters = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in (*own, *shared)]
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return wrapper
+
+
+@app.command()
+@generating
+def s2t(generation: Generation, audio: Audio, as_json: AsJson = False) -> None:
+    """Answers a spoken question in text."""
+    _check_question(audio)
+    options = generation.options()
+    result = generation.load().respond(audio=audio, speech=False, options=options)
+    _report({"text": result.text, "timings": result.timings, "warnings": result.warnings}, as_json)
+
+
+@app.command()
+@generating
+def s2s(generation: Generation, audio: Audio, out: Out, as_json: AsJson = False) -> None:
+    """Answers a spoken question in speech: a WAV file, and the text."""
+    _check_question(audio, out)
+    options = generation.options()
+    result = generation.load().respond(audio=audio, options=options)
+    _report(_save_speech(result, out), as_json)
+
+
+@app.command()
+@generating
+def stream(
+    generation: Generation,
+    audio: Audio,
+    out: Out,
+    mask: Annotated[str, typer.Option(help="full, or streaming: speech starts before the text is complete.")] = "full",
+    as_json: AsJson = False,
+) -> None:
+    """Answers as s2s does, shows the text while it comes, and tells when each chunk of sound was ready."""
+    from vocalnet.events import AudioChunk, Finished, TextDelta
+
+    _check_question(audio, out)
+    options = generation.options(mask=mask)
+    chunks = []
+    for event in generation.load().stream(audio=audio, options=options):
+        if isinstance(event, TextDelta):
+            typer.echo(event.text, nl=False, err=True)
+        elif isinstance(event, AudioChunk):
+            chunks.append({"t_s": event.t_s, "audio_s": len(event.samples) / event.sample_rate_hz})
+        elif isinstance(event, Finished):
+            result = event.result
+    _tell("")
+    first_audio_s = chunks[0]["t_s"] if chunks else None
+    _report({**_save_speech(result, out), "first_audio_s": first_audio_s, "chunks": chunks}, as_json)
+
+
+@app.command("eval")
+@generating
+def evaluate(
+    generation: Generation,
+    items: Annotated[str, typer.Option("--set", help="heldout (nano's questions), or a JSON list of items.")],
+    out: Out,
+    n: Annotated[int, typer.Option(help="Questions of the held-out set.", min=1)] = 400,
+    n_speech: Annotated[int, typer.Option(help="How many answers are also judged by ear.", min=0)] = 100,
+    workdir: Annotated[Path, typer.Option(help="Where the clips of the held-out set are kept.")] = Path("work/heldout"),
+    as_json: AsJson = False,
+) -> None:
+    """Measures right answers, word error rates and MOS on a set of spoken questions."""
+    from vocalnet import evaluation, files
+    from vocalnet.training.synthesis import source_voice
+
+    options, seed = generation.options(), generation.seed or 0
+    files.check_writable(out)
+    if items == "heldout":
+        from vocalnet.training.heldout import heldout_items
+
+        questions = heldout_items(workdir, n, seed)
+    else:
+        questions = evaluation.load_items(items)
+    model = generation.load()
+    has_flite = shutil.which("flite") is not None
+    if not has_flite:
+        _tell("Without the program flite there is no source voice to compare with.")
+    report = evaluation.evaluate(
+        model,
+        questions,
+        options=options,
+        seed=seed,
+        n_speech=n_speech,
+        source_voice=source_voice if has_flite else None,
+        resynthesise=getattr(model, "resynthesise", None),
+    )
+    files.write_json(out, report)
+    del report["cells"]  # one row per item: read in the file, not on a terminal
+    _report(report, as_json, text=f"{report['right']} of {report['n']} right; details in {out}")
+
+
+@app.command()
+def info(model: Model = "nano", as_json: AsJson = False) -> None:
+    """Describes a checkpoint: layout, sizes, what is missing and how to get it."""
+    import yaml
+
+    from vocalnet.checkpoint import describe
+
+    described = describe(model)
+    _report(described, as_json, text=yaml.safe_dump(described, sort_keys=False).strip())
+
+
+@app.command()
+def demo(
+    model: Model = "nano",
+    device: Device = None,
+    dtype: Dtype = None,
+    host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
+    share: Annotated[bool, typer.Option(help="Make a public link through gradio.live.")] = False,
+) -> None:
+    """Opens the playground in the browser."""
+    try:
+        from demo.page import launch
+        from demo.state import App
+        from demo.ui import build
+    except ModuleNotFoundError as error:
+        raise ValueError(f'The demo needs the package {error.name}: pip install "vocalnet[demo]"') from error
+    playground = App.load(model, device=device, dtype=dtype)
+    launch(build(playground), playground, host=host, port=port, share=share, block=True)
+
+
+def _check_question(audio: Path, out: Path | None = None) -> None:
+    """Refuses a bad recording or output name before a model is loaded."""
+    from vocalnet import audio as recordings
+    from vocalnet import files
+
+    recordings.load_audio(audio)
+    if out is not None:
+        files.check_writable(out)
+
+
+def _save_speech(result: Result, out: Path) -> dict[str, Any]:
+    """Writes the answer's WAV and returns its record."""
+    from vocalnet.audio import write_wav
+
+    if result.audio is None:
+        raise ValueError("This checkpoint has no speech decoder. Use `vocalnet s2t`, or load one that has.")
+    write_wav(out, result.audio, result.sample_rate_hz)
+    return asdict(result) | {"audio": str(out)}
+
+
+def _report(record: dict[str, Any], as_json: bool, text: str | None = None) -> None:
+    """Prints a record as JSON, or `text` (by default the record's own)."""
+    for warning in record.get("warnings", ()):
+        _tell(f"Warning: {warning}")
+    typer.echo(json.dumps(record, ensure_ascii=False) if as_json else text or record["text"])
+
+
+def _tell(message: str) -> None:
+    typer.echo(message, err=True)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app(prog_name="vocalnet")
+
+
+if __name__ == "__main__":
+    main()
