@@ -87,7 +87,7 @@ def released_config(values: dict[str, Any], weights: dict[str, Tensor]) -> Talke
         n_projector_layers=values.get("encoder_num_layers", 2),
         n_layers=values.get("decoder_num_layers", 4),
         head=RELEASED_HEADS[kind],
-        mtp_num=values.get("mtp_num", 5),
+        mtp_num=values.get("mtp_num", sum(key.endswith(".out.proj.weight") for key in weights)),
         group_size=values.get("group_size", 3),
         n_units=n_units,
         bos_id=values.get("speech_bos_token_id", n_units),

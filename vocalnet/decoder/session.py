@@ -5,7 +5,6 @@ Letters: B batch, n new text positions, D LLM width, V_s speech vocabulary.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -14,22 +13,11 @@ from torch import Tensor
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.sampling import measure
 from vocalnet.decoder.stream import Stream
+from vocalnet.events import TokenStat
 from vocalnet.masks import first_speech_row
 
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
-
-
-@dataclass(frozen=True, slots=True)
-class Pick:
-    """One proposed token and what its head believed, from the raw logits (natural log)."""
-
-    token: int
-    head: int  # 0: main head, k: MTP module k
-    entropy: float
-    max_prob: float
-    logprob: float
-    kept: bool  # False: proposed beyond the end
 
 
 class Spoken:
@@ -57,19 +45,19 @@ class Spoken:
         """Returns the raw logits of the kept picks, the end token's too, (n_picked, V_s)."""
         return torch.stack([row for row, (*_, kept) in zip(self._logits, self._proposals, strict=True) if kept])
 
-    def take_picks(self) -> list[Pick]:
-        """Returns the picks since the last call of this method and lets go of their logits."""
+    def take_picks(self) -> list[TokenStat]:
+        """Returns what the heads believed of each token proposed since the last call, and lets go of the logits."""
         if not self._proposals:
             return []
         tokens = torch.tensor([token for token, *_ in self._proposals], device=self._logits[0].device)
         numbers = measure(torch.stack(self._logits), tokens).tolist()
-        picks = [
-            Pick(token, head, entropy, max_prob, logprob, kept)
-            for (token, head, kept), (entropy, max_prob, logprob) in zip(self._proposals, numbers, strict=True)
+        stats = [
+            TokenStat(head, entropy, max_prob, logprob, kept)
+            for (_, head, kept), (entropy, max_prob, logprob) in zip(self._proposals, numbers, strict=True)
         ]
         self._proposals.clear()
         self._logits.clear()
-        return picks
+        return stats
 
 
 class TalkerSession(Protocol):
@@ -78,8 +66,8 @@ class TalkerSession(Protocol):
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
         """Takes new LLM states (1, n, D), or None for no new text; returns the new speech tokens (n_tokens,)."""
 
-    def take_picks(self) -> list[Pick]:
-        """Returns what the heads believed, a `Pick` per token proposed since the last call of this method."""
+    def take_picks(self) -> list[TokenStat]:
+        """Returns what the heads believed of each token proposed since the last call of this method."""
 
 
 class BatchSession:
@@ -118,8 +106,8 @@ class BatchSession:
         self._n_returned = end
         return torch.tensor(spoken.tokens[start:end], dtype=torch.long)
 
-    def take_picks(self) -> list[Pick]:
-        """Returns the picks since the last call of this method."""
+    def take_picks(self) -> list[TokenStat]:
+        """Returns the statistics since the last call of this method."""
         return self.samples[0].take_picks()
 
     @torch.inference_mode()
@@ -176,8 +164,8 @@ class ReleasedSession:
             self.spoken.take(row, logits[0], config.eos_id)
         return torch.tensor(called, dtype=torch.long)
 
-    def take_picks(self) -> list[Pick]:
-        """Returns the picks since the last call of this method."""
+    def take_picks(self) -> list[TokenStat]:
+        """Returns the statistics since the last call of this method."""
         return self.spoken.take_picks()
 
     def _limit(self, last: bool) -> int:

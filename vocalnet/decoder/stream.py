@@ -75,9 +75,7 @@ class Stream:
 
         `lengths` (B,) counts the real positions; only the first call of a batch may be padded.
         """
-        B, n, width = hidden.shape
-        if width != self.config.llm_dim:
-            raise ValueError(f"hidden states are {width} wide; this talker takes the {self.config.llm_dim} of its LLM")
+        B, n, _ = hidden.shape
         x = self._project(hidden.to(self.embedding)) if n else self.embedding.new_empty(B, 0, self.config.dim)
         if not self.lanes[0].n_slots:
             begin = self.embedding[self.config.bos_id].expand(B, 1, -1)

@@ -45,12 +45,20 @@ class Projector(nn.Module):
 
     def __init__(self, config: TalkerConfig) -> None:
         super().__init__()
+        self.llm_dim = config.llm_dim
         is_equal = config.llm_dim == config.dim
         self.inlet = nn.Identity() if is_equal else nn.Linear(config.llm_dim, config.dim)
         self.stack = Stack(config, config.n_projector_layers)
 
     def forward(self, hidden: Tensor, rows: Rows) -> Tensor:
-        """Maps LLM states (B, n, D) to talker inputs (B, n, D_s)."""
+        """Maps LLM states (B, n, D) to talker inputs (B, n, D_s).
+
+        Raises:
+            ValueError: the states are not as wide as this talker's LLM.
+        """
+        width = hidden.shape[-1]
+        if width != self.llm_dim:
+            raise ValueError(f"hidden states are {width} wide; this talker takes its own LLM's, {self.llm_dim} wide")
         return self.stack(self.inlet(hidden), rows)
 
 

@@ -1,0 +1,170 @@
+"""Sessions and whole-text decoding: limits, errors, statistics, the paper's mask rule, released batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
+from vocalnet.decoder.talker import Talker
+
+STREAMING = DecodeOptions(tokens_per_step=2, mask="streaming", max_tokens=60, min_tokens=60)
+
+
+def test_a_chunk_of_text_brings_a_chunk_of_speech(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    """15 is no multiple of 2: the 16th token is held back for its chunk, and nothing drifts."""
+    session = make_talker().session(STREAMING)
+    lengths = [len(session.push(texts[1][None, start : start + 5])) for start in (0, 5, 10)]
+    assert lengths == [15, 15, 15]
+    assert len(session.push(None)) == 0
+    assert len(session.push(texts[1][None, 15:], last=True)) == 15
+
+
+def test_later_text_does_not_change_earlier_speech(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker()
+    other = texts[1].clone()
+    other[10:] = torch.randn(8, 24)
+    first, second = (talker.generate(text[None], STREAMING) for text in (texts[1], other))
+    assert torch.equal(first[:30], second[:30])
+    assert not torch.equal(first[30:], second[30:])
+
+
+def test_under_the_full_mask_a_session_waits_for_the_whole_text(
+    make_talker: Callable[..., Talker], texts: list[Tensor]
+) -> None:
+    talker = make_talker()
+    options = replace(STREAMING, mask="full")
+    session = talker.session(options)
+    assert len(session.push(texts[1][None, :5])) == 0
+    whole = session.push(texts[1][None, 5:], last=True)
+    assert torch.equal(whole, talker.generate(texts[1][None], options))
+
+
+@pytest.mark.parametrize("K", [1, 2, 3])
+def test_the_papers_rule_streams_as_it_trains(make_talker: Callable[..., Talker], texts: list[Tensor], K: int) -> None:
+    talker = make_talker(mask_rule="paper")
+    options = replace(STREAMING, tokens_per_step=K)
+    tokens, logits = talker.generate(texts[1][None], options, return_logits=True)
+    expected = talker.logits([texts[1]], [tokens], "streaming")
+    for n, row in enumerate(logits):
+        torch.testing.assert_close(row, expected[n % K, 0, n - n % K], atol=1e-4, rtol=1e-4)
+    session = talker.session(options)
+    pushes = [session.push(texts[1][None, i : i + 5], last=i == 15) for i in range(0, 20, 5)]
+    assert torch.equal(torch.cat(pushes), tokens)
+
+
+def test_an_answer_without_text_can_be_spoken(make_talker: Callable[..., Talker]) -> None:
+    session = make_talker().session(STREAMING)
+    assert len(session.push(None, last=True)) == 60
+
+
+def test_limits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker(max_positions=128 + 50)
+    options = DecodeOptions(tokens_per_step=4, min_tokens=1000)
+    assert len(talker.generate(texts[0][None], options)) == 50  # all positions
+    assert len(talker.generate(texts[0][None], replace(options, max_tokens=10))) == 10
+    # the published count: start token included, checked between steps
+    assert len(talker.generate(texts[0][None], replace(options, max_tokens=10, count="released"))) == 12
+
+
+def test_long_answers_outgrow_the_first_cache(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker(n_layers=1, mtp_num=3)
+    options = DecodeOptions(tokens_per_step=4, min_tokens=400, max_tokens=400)
+    tokens, logits = talker.generate(texts[0][None], options, return_logits=True)
+    expected = talker.logits([texts[0]], [tokens])
+    rows = torch.stack([expected[n % 4, 0, n - n % 4] for n in range(400)])
+    torch.testing.assert_close(logits, rows, atol=1e-3, rtol=1e-3)
+
+
+def test_statistics_are_of_the_raw_logits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker()
+    options = DecodeOptions(tokens_per_step=3, max_tokens=10, temperature=2.0, seed=3, penalty=RepetitionPenalty())
+    (spoken,) = talker.decode(texts[:1], options)
+    logits = spoken.logits()
+    stats = spoken.take_picks()
+    assert [stat.head for stat in stats] == [0, 1, 2] * 4  # every proposed token
+    assert [stat.kept for stat in stats] == [True] * 10 + [False] * 2  # the limit cut the last step
+    for row, token, stat in zip(logits, spoken.tokens, stats, strict=False):
+        distribution = torch.distributions.Categorical(logits=row)
+        assert stat.entropy == pytest.approx(distribution.entropy().item(), abs=1e-4)
+        assert stat.max_prob == pytest.approx(distribution.probs.max().item(), abs=1e-5)
+        assert stat.logprob == pytest.approx(distribution.log_prob(torch.tensor(token)).item(), abs=1e-4)
+    assert spoken.take_picks() == []
+
+
+def test_a_session_hands_out_statistics_push_by_push(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    session = make_talker().session(replace(STREAMING, tokens_per_step=3))
+    for start in (0, 5):
+        session.push(texts[1][None, start : start + 5])
+        assert len(session.take_picks()) == 15
+
+
+def test_a_closed_session_says_so(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    session = make_talker().session(STREAMING)
+    session.push(texts[0][None], last=True)
+    with pytest.raises(ValueError, match="open a new one"):
+        session.push(texts[0][None])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (DecodeOptions(tokens_per_step=5), "takes 1 to 4"),
+        (DecodeOptions(policy="greedy"), "available: fixed"),
+    ],
+)
+def test_bad_options_name_the_good_ones(
+    make_talker: Callable[..., Talker], texts: list[Tensor], options: DecodeOptions, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        make_talker().generate(texts[0][None], options)
+
+
+def test_bad_input_is_explained(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker()
+    with pytest.raises(ValueError, match="25 wide"):
+        talker.generate(torch.zeros(1, 3, 25))
+    with pytest.raises(ValueError, match="25 wide"):
+        talker.loss([torch.zeros(3, 25)], [torch.arange(3)])
+    with pytest.raises(ValueError, match="at least one"):
+        talker.generate([])
+    with pytest.raises(ValueError, match="as many texts"):
+        talker.loss(texts, [torch.arange(3)])
+    for arguments in ({"mask": "causal"}, {"mask": ["full"]}, {"positions": "text"}, {"mask_rule": "eq3"}):
+        with pytest.raises(ValueError, match=r"mask|positions"):
+            talker.loss(texts, [torch.arange(3)] * 4, **arguments)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"head": "mtp"}, {"behaviour": "published"}, {"mask_rule": "eq3"}, {"mask_rule": "released"}]
+)
+def test_bad_configs_are_refused(make_talker: Callable[..., Talker], changes: dict[str, str]) -> None:
+    with pytest.raises(ValueError, match=r"available|needs"):
+        make_talker(**changes)
+
+
+def test_released_weights_are_decoded_the_published_way_by_default(make_talker: Callable[..., Talker]) -> None:
+    talker = make_talker(behaviour="released", mask_rule="released", llm_dim=32)
+    assert talker.default_options() == DecodeOptions.released(3)
+    assert talker.default_options("streaming") == DecodeOptions.released_streaming(3)
+    assert make_talker("ntp").default_options() == DecodeOptions(tokens_per_step=1)
+
+
+def test_released_streaming_counts_our_way_too(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker(behaviour="released", mask_rule="released")
+    options = replace(STREAMING, tokens_per_step=4, max_tokens=41, min_tokens=41)
+    assert len(talker.generate(texts[1][None], options)) == 45  # three whole chunks are never cut
+    assert len(talker.generate(texts[2][None], options)) == 41
+
+
+def test_text_rows(make_talker: Callable[..., Talker]) -> None:
+    talker = make_talker()
+    states = torch.arange(8.0)[:, None].expand(8, 24)
+    labels = torch.tensor([-100, -100, 5, 6, 7, 128009, 9, -100])
+    assert talker.text_rows(states, labels)[:, 0].tolist() == [2, 3, 4, 6]
+    assert talker.text_rows(states, labels, torch.full((1, 24), 99.0))[:, 0].tolist() == [2, 3, 4, 99]
+    assert talker.text_rows(states, labels, end_ids=(7, 9))[:, 0].tolist() == [2, 3, 5]
