@@ -17,6 +17,7 @@ from vocalnet.config import EstimatorConfig
 from vocalnet.vocoder.causal import CausalConv1d, PassCache, attention_mask, merge_heads, split_heads
 
 TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
+MEAN_LOG_MEL = -5.0  # of speech, natural log
 TIME_WIDTH = 4  # width of the time embedding, in channels
 
 
@@ -162,6 +163,8 @@ class Estimator(nn.Module):
         self.up_blocks = nn.ModuleList([Stage(config, 2 * dim, has_conv=True)])
         self.final_block = CausalBlock(dim, dim)
         self.final_proj = nn.Conv1d(dim, n_mels, 1)
+        with torch.no_grad():  # where a training from scratch starts: the mean velocity from noise to speech
+            self.final_proj.get_parameter("bias").fill_(MEAN_LOG_MEL)
 
     def forward(
         self,
