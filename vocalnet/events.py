@@ -74,3 +74,6 @@ class Finished:
 
     result: Result
     t_s: float
+
+
+Event = TextDelta | SpeechTokens | AudioChunk | Timings | Finished

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 
 from vocalnet.audio import SAMPLE_RATE_HZ
@@ -46,13 +48,29 @@ def _acoustics(samples: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return samples
 
 
-def augment(samples: np.ndarray, rng: np.random.Generator, warp: float = 0.12, acoustics: float = 0.3) -> np.ndarray:
-    """Returns a changed copy of a 16 kHz clip (n,): speed with pitch, acoustics (a share only: costly), silence, level."""
-    if rng.random() < 0.8:
-        factor = rng.uniform(1 - warp, 1 + warp)
-        samples = np.interp(np.arange(0, len(samples) - 1, factor), np.arange(len(samples)), samples)
+@dataclass(frozen=True)
+class Warp:
+    """Where a moment of the clip is found after augmentation: t -> before_s + t / factor."""
+
+    factor: float
+    before_s: float
+
+    def __call__(self, t_s: np.ndarray) -> np.ndarray:
+        return self.before_s + t_s / self.factor
+
+
+def augment(
+    samples: np.ndarray, rng: np.random.Generator, warp: float = 0.12, acoustics: float = 0.25
+) -> tuple[np.ndarray, Warp]:
+    """Returns a changed copy of a 16 kHz clip (n,) and how its time was changed.
+
+    Speed with pitch, surrounding silence and level always change, the acoustics only for a share of clips: they are costly.
+    """
+    factor = rng.uniform(1 - warp, 1 + warp)
+    samples = np.interp(np.arange(0, len(samples) - 1, factor), np.arange(len(samples)), samples)
     before, after = rng.integers(0, SAMPLE_RATE_HZ // 4, 2)
     samples = np.pad(samples, (before, after))
     if rng.random() < acoustics:
         samples = _acoustics(samples, rng)
-    return (samples / max(1e-4, np.abs(samples).max()) * rng.uniform(0.1, 1.0)).astype(np.float32)
+    samples = samples / max(1e-4, np.abs(samples).max()) * rng.uniform(0.1, 1.0)
+    return samples.astype(np.float32), Warp(factor, before / SAMPLE_RATE_HZ)

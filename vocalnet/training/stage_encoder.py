@@ -1,4 +1,8 @@
-"""The encoder stage: nano's Whisper-architecture encoder learns to recognise speech (CTC over letters), then is frozen."""
+"""The encoder stage: nano's Whisper-architecture encoder learns to recognise speech, then is frozen.
+
+Two losses share it: CTC over letters on every clip, and a phone per frame on clips of flite, which tells when it says what.
+A transformer alone finds its alignment very slowly with CTC (no start of it in 1,300 steps); the phones give it at once.
+"""
 
 from __future__ import annotations
 
@@ -12,10 +16,19 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocalnet.config import EncoderConfig
-from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
-from vocalnet.training.augment import augment
+from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
+from vocalnet.training.augment import Warp, augment
 from vocalnet.training.data import ALPHABET, characters, clip_lengths, greedy_text, mel_batch, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.synthesis import phones_path
+
+PHONES = (
+    "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n ng nx ow oy p r s sh t th uh "
+    "uw v w y z zh brth"
+).split()
+FRAME_S = CONV_STRIDE / MEL_RATE_HZ
+IGNORED = -100
+PHONE_WEIGHT = 1.0
 
 
 def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
@@ -40,6 +53,18 @@ def ctc_loss(logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
     return loss / sizes.sum().clamp(min=1)
 
 
+def phone_targets(clip: Path, warp: Warp, n_frames: int) -> Tensor:
+    """Returns the phone at the middle of each encoder frame (n_frames,); IGNORED where a clip has no phones."""
+    path = phones_path(clip)
+    if not path.exists():
+        return torch.full((n_frames,), IGNORED)
+    spoken = [entry.split(":") for entry in path.read_text().split()]
+    ends_s = warp(np.array([float(end) for _, end in spoken]))
+    names = [name for name, _ in spoken] + [PHONES[0]]
+    index = np.searchsorted(ends_s, (np.arange(n_frames) + 0.5) * FRAME_S)
+    return torch.tensor([PHONES.index(names[i]) for i in index])
+
+
 def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict[str, Any], seed: int) -> SpeechEncoder:
     """Returns the trained encoder.
 
@@ -52,6 +77,7 @@ def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
     encoder, head = SpeechEncoder(config), nn.Linear(config.dim, len(ALPHABET))
+    phone_head = nn.Linear(config.dim, len(PHONES))
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]
     dev_clips = [read_clip(data / e["speech"]) for e in dev]
@@ -59,13 +85,19 @@ def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
         rng = np.random.default_rng([seed, step])
-        clips = [augment(read_clip(paths[i]), rng) for i in index]
+        clips, warps = zip(*(augment(read_clip(paths[i]), rng) for i in index), strict=True)
         mel, lengths = mel_batch(clips, config.n_mels, encoder.max_frames)
         mel = _spec_augment(mel, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            logits = head(encoder(mel, lengths))
-        targets = [characters(entries[i]["question"]) for i in index]
-        return {"total": ctc_loss(logits, (lengths + 1) // CONV_STRIDE, targets)}
+            states = encoder(mel, lengths)  # (B, T_e, D_e)
+            logits, phone_logits = head(states), phone_head(states)
+        frames = (lengths + 1) // CONV_STRIDE
+        ctc = ctc_loss(logits, frames, [characters(entries[i]["question"]) for i in index])
+        rows = [phone_targets(paths[i], warp, n) for i, warp, n in zip(index, warps, frames.tolist(), strict=True)]
+        targets = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+        phones = functional.cross_entropy(phone_logits.float().flatten(0, 1), targets.flatten())
+        phones = phones.nan_to_num()  # a batch without flite
+        return {"total": ctc + PHONE_WEIGHT * phones, "ctc": ctc.detach(), "phones": phones.detach()}
 
     def evaluate() -> dict[str, float]:
         heard = []
@@ -76,7 +108,7 @@ def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict
         said = ["".join(ALPHABET[i] for i in characters(e["question"])) for e in dev]
         return {"dev_wer": jiwer.wer(said, heard), "dev_cer": jiwer.cer(said, heard)}
 
-    train({"encoder": encoder, "head": head}, losses, loop, folder, seed, evaluate, options["eval_every"])
+    train({"encoder": encoder, "head": head, "phone_head": phone_head}, losses, loop, folder, seed, evaluate, options["eval_every"])
     return encoder
 
 

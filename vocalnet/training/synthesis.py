@@ -80,6 +80,11 @@ def require_engines(*engines: str) -> None:
         raise ValueError(f"Speech synthesis needs {', '.join(missing)}. On Debian or Ubuntu: {INSTALL}")
 
 
+def phones_path(clip: Path) -> Path:
+    """Returns where flite's phones of a clip are kept: "pau:0.224 w:0.296 ...", with the second at which each ends."""
+    return clip.with_suffix(".phones")
+
+
 _FLITE_F0_HZ = {"slt": 170, "awb": 110, "rms": 95, "kal": 105, "kal16": 105}
 
 
@@ -91,7 +96,7 @@ def _command(job: Job, path: Path) -> list[str]:
             settings += ["--setf", f"duration_stretch={1 / job.speed:.3f}"]
         if job.pitch != 1.0:
             settings += ["--setf", f"int_f0_target_mean={_FLITE_F0_HZ[job.voice.name] * job.pitch:.0f}"]
-        return ["flite", "-voice", job.voice.name, *settings, "-t", job.text, "-o", str(path)]
+        return ["flite", "-psdur", "-voice", job.voice.name, *settings, "-t", job.text, "-o", str(path)]
     speed, pitch = round(165 * job.speed), min(99, round(50 * job.pitch))
     return ["espeak-ng", "-v", job.voice.name, "-s", str(speed), "-p", str(pitch), "-w", str(path), job.text]
 
@@ -130,7 +135,9 @@ def speak(jobs: Sequence[Job], workers: int = 2, batch: int = 64) -> None:
             if group[0].voice.engine == "festival":
                 _speak_festival(group, folder)
             else:
-                subprocess.run(_command(group[0], folder / "0.wav"), check=True, capture_output=True)
+                said = subprocess.run(_command(group[0], folder / "0.wav"), check=True, capture_output=True, text=True)
+                if group[0].voice.engine == "flite":
+                    phones_path(group[0].path).write_text(said.stdout.strip())
             for i, job in enumerate(group):
                 write_wav(job.path, load_audio(folder / f"{i}.wav"), SAMPLE_RATE_HZ)
 

@@ -1,0 +1,55 @@
+"""Makes nano: every stage in order, or one. A stage that is done is skipped, one that was killed is resumed.
+
+python -m train.run --scale full            (make nano)
+python -m train.run --scale smoke           (make nano SCALE=smoke): every stage for a few steps
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from pathlib import Path
+
+import torch
+
+from train.common import load_recipes
+from train.stages import STAGES
+from vocalnet.files import write_json
+from vocalnet.provenance import provenance
+
+
+def run_stage(name: str, scale: str, work: Path) -> None:
+    """Runs one stage unless its `done.json` exists."""
+    recipe = load_recipes(scale, work)[name]
+    done = recipe.folder / "done.json"
+    if done.exists():
+        print(f"{name}: done before", file=sys.stderr)
+        return
+    recipe.folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    STAGES[name](recipe)
+    write_json(done, {"stage": name, "seconds": round(time.monotonic() - began, 1), **provenance(recipe.seed)})
+
+
+def main() -> int:
+    """Parses arguments and runs the stages."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--scale", default="full", help="a yaml in train/configs")
+    parser.add_argument("--only", nargs="*", choices=STAGES, help="these stages only")
+    parser.add_argument("--work", type=Path, help="folder of corpus, runs and checkpoint (default: work/SCALE)")
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    work = arguments.work or Path("work") / arguments.scale
+    try:
+        for name in arguments.only or STAGES:
+            run_stage(name, arguments.scale, work)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,103 @@
+"""The recipes: one function per stage, in the order of training.
+
+Each reads the corpus and the components made before it, and leaves its own components in the checkpoint folder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from transformers import AutoTokenizer
+
+from train.common import Recipe
+from vocalnet.checkpoint import load_component, save_component
+from vocalnet.files import write_json
+from vocalnet.model import VocalNet
+from vocalnet.training.answers import Answers
+from vocalnet.training.corpus import build_corpus
+from vocalnet.training.stage_align import train_alignment
+from vocalnet.training.stage_encoder import train_encoder
+from vocalnet.training.stage_flow import train_flow
+from vocalnet.training.stage_talker import train_talker
+from vocalnet.training.stage_text import train_text
+from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
+from vocalnet.training.stage_vocoder import train_vocoder
+
+
+def synthesize(recipe: Recipe) -> None:
+    """Speaks questions in many voices and answers in one; writes the data lists."""
+    build_corpus(recipe.data, recipe.config["n_train"], recipe.config["n_dev"], recipe.seed, recipe.config["workers"])
+
+
+def tokenizer(recipe: Recipe) -> None:
+    """Trains the speech tokenizer and writes the tokens of every answer."""
+    answers = Answers(recipe.data, "train", recipe.model.hift)
+    trained = train_tokenizer(answers, recipe.folder, recipe.model.speech_tokenizer, recipe.config, recipe.seed)
+    for split in ("train", "dev"):
+        write_units(trained, Answers(recipe.data, split, recipe.model.hift), recipe.data)
+    save_component(recipe.checkpoint, "speech_tokenizer", trained)
+
+
+def vocoder(recipe: Recipe) -> None:
+    """Trains HiFT on the answer voice."""
+    answers = Answers(recipe.data, "train", recipe.model.hift)
+    hift = train_vocoder(answers, recipe.folder, recipe.model.hift, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "hift", hift)
+
+
+def flow(recipe: Recipe) -> None:
+    """Trains the flow from speech tokens to mel."""
+    answers = Answers(recipe.data, "train", recipe.model.hift)
+    trained = train_flow(answers, recipe.data, recipe.folder, recipe.model.flow, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "flow", trained)
+
+
+def encoder(recipe: Recipe) -> None:
+    """Trains the encoder as a recogniser."""
+    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "encoder", trained.whisper)
+
+
+def text(recipe: Recipe) -> None:
+    """Trains the BPE tokenizer and the LLM on the domain's text."""
+    llm, bpe = train_text(recipe.folder, recipe.model.llm, recipe.config, recipe.seed)
+    bpe.save_pretrained(recipe.checkpoint)
+    save_component(recipe.checkpoint, "text_llm", llm)
+
+
+def align(recipe: Recipe) -> None:
+    """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
+    model = _assemble(recipe, encoder="encoder", llm="text_llm")
+    train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "adaptor", model.adaptor)
+    save_component(recipe.checkpoint, "llm", model.llm)
+
+
+def talker(recipe: Recipe) -> None:
+    """Stage 2: speech projector, decoder and head on the frozen rest."""
+    model = _assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor")
+    train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "talker", model.talker)
+    write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
+
+
+STAGES: dict[str, Callable[[Recipe], None]] = {
+    "synthesize": synthesize,
+    "tokenizer": tokenizer,
+    "vocoder": vocoder,
+    "flow": flow,
+    "encoder": encoder,
+    "text": text,
+    "align": align,
+    "talker": talker,
+}
+
+
+def _assemble(recipe: Recipe, encoder: str, llm: str, adaptor: str | None = None) -> VocalNet:
+    """Returns the model with the named components loaded, the others fresh."""
+    model = VocalNet(recipe.model, AutoTokenizer.from_pretrained(recipe.checkpoint))
+    load_component(recipe.checkpoint, encoder, model.encoder.whisper)
+    load_component(recipe.checkpoint, llm, model.llm)
+    if adaptor:
+        load_component(recipe.checkpoint, adaptor, model.adaptor)
+    return model

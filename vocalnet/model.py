@@ -1,0 +1,191 @@
+"""VocalNet: the assembly of encoder, adaptor, LLM, talker and vocoder, and its training forward.
+
+No generation loop and no state here: those live in session.py. Letters as in config.py.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torch.nn.utils.rnn import pad_sequence
+from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from vocalnet.adaptor import Adaptor
+from vocalnet.audio import SAMPLE_RATE_HZ, windows
+from vocalnet.config import VocalNetConfig, from_dict
+from vocalnet.decoder.policies import POLICIES
+from vocalnet.decoder.talker import Talker
+from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
+from vocalnet.events import Event, Result
+from vocalnet.llm import backbone, build_llm, embed_prompt, end_ids, text_end_embedding
+from vocalnet.tokens import family
+from vocalnet.vocoder.frontend import whisper_mel
+from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
+from vocalnet.vocoder.token2wav import Token2Wav
+
+if TYPE_CHECKING:
+    from vocalnet.session import Session
+
+IGNORED = -100
+
+
+class VocalNetHubConfig(PretrainedConfig):
+    """Carries a VocalNetConfig through transformers; `parts` is the config itself."""
+
+    model_type = "vocalnet"
+
+    def __init__(self, parts: VocalNetConfig | dict[str, Any] | None = None, **kwargs: Any):
+        super().__init__(**kwargs)
+        self.parts = parts if isinstance(parts, VocalNetConfig) else from_dict(VocalNetConfig, parts or {})
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns the flat JSON of a checkpoint's config.json."""
+        return self.parts.to_dict()
+
+
+class VocalNet(PreTrainedModel):
+    """A speech LLM. `respond` and `stream` answer one question, `session` holds a conversation."""
+
+    config_class = VocalNetHubConfig
+    base_model_prefix = "vocalnet"
+    main_input_name = "features"
+
+    def __init__(self, config: VocalNetHubConfig | VocalNetConfig, tokenizer: PreTrainedTokenizerBase | None = None):
+        """Builds the model with fresh weights; `load` and `from_pretrained` fill them."""
+        super().__init__(config if isinstance(config, VocalNetHubConfig) else VocalNetHubConfig(config))
+        parts = self.config.parts
+        self.parts: VocalNetConfig = parts
+        self.tokenizer = tokenizer
+        self.family = family(parts.family)
+        self.encoder = SpeechEncoder(parts.encoder)
+        self.llm = build_llm(parts.llm)
+        llm_dim = self.llm.get_input_embeddings().weight.shape[1]
+        self.adaptor = Adaptor(parts.encoder.dim, parts.adaptor.hidden_dim, llm_dim, parts.adaptor.rate)
+        self.talker = None if parts.talker is None else Talker(parts.talker)
+        self.vocoder = None if parts.flow is None or parts.hift is None else Token2Wav(parts.flow, parts.hift)
+        self.speech_tokenizer = None if parts.speech_tokenizer is None else SpeechTokenizer(parts.speech_tokenizer)
+        self.load_s = 0.0  # how long `load` took, for reports
+        self.card: dict[str, Any] = {}  # name, licence and provenance of the weights, for reports
+
+    @property
+    def decoders(self) -> list[str]:
+        """Heads that can be chosen; the first is the loaded one."""
+        return [] if self.parts.talker is None else [self.parts.talker.head]
+
+    @property
+    def policies(self) -> list[str]:
+        """Policies that `DecodeOptions` accepts."""
+        return list(POLICIES)
+
+    @property
+    def max_tokens_per_step(self) -> int:
+        """1 + M, the most speech tokens that one step can propose; 0 without a talker."""
+        return 0 if self.talker is None else self.talker.head.n_heads
+
+    @property
+    def sample_rate_hz(self) -> int:
+        """Rate of the answers' audio in Hz; 0 without a vocoder."""
+        return 0 if self.vocoder is None else self.vocoder.sample_rate_hz
+
+    def features(self, samples: np.ndarray) -> Tensor:
+        """Returns encoder states (T_e, D_e) of 16 kHz mono samples (n,); long audio is cut into windows, joined again."""
+        encoder, config = self.encoder, self.parts.encoder
+        rows = []
+        for piece in windows(samples, config.window_s):
+            n_frames = len(piece) * 100 // SAMPLE_RATE_HZ
+            if config.pad_to_window:
+                piece = np.pad(piece, (0, round(config.window_s * SAMPLE_RATE_HZ) - len(piece)))
+            mel = whisper_mel(torch.from_numpy(piece), config.n_mels)[..., : encoder.max_frames]  # (1, n_mels, T_a)
+            states = encoder(mel.to(self.device, self.dtype))[0]  # (T_e, D_e)
+            rows.append(states[: max(1, (n_frames + 1) // CONV_STRIDE)])
+        return torch.cat(rows)
+
+    def adapt(self, features: Tensor) -> Tensor:
+        """Returns audio embeddings (L_a, D) of encoder states (T_e, D_e)."""
+        return self.adaptor(features[None])[0]
+
+    def answer_states(
+        self, features: Sequence[Tensor], prompts: Sequence[Sequence[Sequence[int]]], answers: Sequence[Sequence[int]]
+    ) -> tuple[list[Tensor], Tensor]:
+        """Runs the LLM over whole prompts with their answers (teacher forcing).
+
+        Args:
+            features: encoder states (T_e, D_e) of each question.
+            prompts: two pieces of token ids each, the audio stands between them (`llm.prompt_pieces`).
+            answers: token ids of each answer, without its end token.
+
+        Returns:
+            The states that produced each answer token and its end token, (L + 1, D) per sample; and the mean cross
+            entropy of these tokens.
+        """
+        embed = self.llm.get_input_embeddings()
+        end = end_ids(self.tokenizer, self.family)[0]
+        rows, spans = [], []
+        for states, pieces, answer in zip(features, prompts, answers, strict=True):
+            prompt = embed_prompt(self.llm, pieces, [self.adapt(states)])[0]  # (L_p, D)
+            row = torch.cat([prompt, embed(torch.tensor(answer, dtype=torch.long, device=self.device))])
+            spans.append((len(prompt) - 1, len(row)))
+            rows.append(row)
+        lengths = torch.tensor([len(row) for row in rows], device=self.device)
+        inputs = pad_sequence(rows, batch_first=True)  # (B, L, D)
+        mask = torch.arange(inputs.shape[1], device=self.device) < lengths[:, None]
+        states = backbone(self.llm)(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state  # (B, L, D)
+        produced = [states[i, start:stop] for i, (start, stop) in enumerate(spans)]
+        logits = self.llm.get_output_embeddings()(torch.cat(produced))
+        targets = torch.tensor([token for answer in answers for token in (*answer, end)], device=self.device)
+        return produced, functional.cross_entropy(logits.float(), targets)
+
+    def talker_inputs(self, produced: Sequence[Tensor]) -> list[Tensor]:
+        """Returns what the talker hears of each answer, (L_t, D): its tokens' states, then the text end's embedding.
+
+        Deliberate difference from the published code: training and generation hand over the same rows (TALKER traps).
+        """
+        end = text_end_embedding(self.llm, self.tokenizer, self.family)
+        return [torch.cat([states[:-1], end]) for states in produced]
+
+    def forward(
+        self,
+        features: Sequence[Tensor],
+        prompts: Sequence[Sequence[Sequence[int]]],
+        answers: Sequence[Sequence[int]],
+        units: Sequence[Tensor] | None = None,
+        mask: str | Sequence[str] = "full",
+    ) -> Tensor:
+        """Returns the training loss: stage 1 (answer text), or with speech `units` (L_s,) stage 2 (Eq. 7)."""
+        produced, text_loss = self.answer_states(features, prompts, answers)
+        if units is None:
+            return text_loss
+        assert self.talker is not None
+        return self.talker.loss(self.talker_inputs(produced), units, mask).total
+
+    def session(self, **kwargs: Any) -> Session:
+        """Starts a conversation; see `Session`."""
+        from vocalnet.session import Session
+
+        return Session(self, **kwargs)
+
+    def stream(self, **kwargs: Any) -> Iterator[Event]:
+        """Yields the events of one answer; arguments of `Session.stream`."""
+        return self.session().stream(**kwargs)
+
+    def respond(self, **kwargs: Any) -> Result:
+        """Returns one whole answer; arguments of `Session.stream`."""
+        return self.session().respond(**kwargs)
+
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+        """Writes a checkpoint folder: one safetensors file per component, config and tokenizer."""
+        from vocalnet.checkpoint import save
+
+        save(self, save_directory, **kwargs)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str, **kwargs: Any) -> VocalNet:  # type: ignore[override]
+        """Loads a checkpoint; the same as `vocalnet.load`."""
+        from vocalnet.checkpoint import load
+
+        return load(pretrained_model_name_or_path, **kwargs)

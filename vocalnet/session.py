@@ -1,0 +1,272 @@
+"""One conversation: all state of generation, as an iterator of events. Offline answers fold the same iterator.
+
+    audio -> encoder states -> LLM tokens -> (C_t at a time) talker -> speech tokens -> vocoder -> samples
+
+With `DecodeOptions(mask="streaming")` the three overlap; with "full" the talker waits for the whole text and the vocoder for
+all tokens, for the best quality. Closing the iterator cancels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import DynamicCache
+
+from vocalnet.audio import load_audio
+from vocalnet.decoder.options import DecodeOptions
+from vocalnet.decoder.session import TalkerSession
+from vocalnet.events import AudioChunk, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
+from vocalnet.llm import Message, backbone, embed_prompt, end_ids, prompt_pieces, text_end_embedding, user_content
+from vocalnet.model import VocalNet
+
+STAGES = ("load", "audio", "encoder", "llm", "talker", "vocoder")
+SEGMENT_TOKENS = 50  # a text longer than this is spoken in segments, cut after a sentence mark
+SEGMENT_MARKS = (".", "?", "!")
+TOKENS_PER_TEXT = 25  # an answer's speech may be this many tokens (1 s) per text token long, and SPARE_TOKENS more
+SPARE_TOKENS = 75
+
+AudioSource = str | Path | tuple[np.ndarray, int]
+
+
+@dataclass
+class _Run:
+    """What one answer accumulates."""
+
+    clock: Callable[[], float]
+    began: float
+    stages: dict[str, float]
+    text: str = ""
+    speech_tokens: list[int] = field(default_factory=list)
+    stats: list[TokenStat] = field(default_factory=list)
+    audio: list[np.ndarray] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def now(self) -> float:
+        return self.clock() - self.began
+
+    def timed(self, stage: str, work: Callable[[], Any]) -> Any:
+        """Runs `work` and adds its seconds to a stage."""
+        start = self.clock()
+        try:
+            return work()
+        finally:
+            self.stages[stage] += self.clock() - start
+
+    def first(self, name: str) -> None:
+        """Notes when something happened for the first time."""
+        self.stages.setdefault(name, self.now())
+
+
+class Session:
+    """A conversation with one model. Several sessions of one model may run at once; they share its weights only."""
+
+    def __init__(self, model: VocalNet, clock: Callable[[], float] = time.perf_counter):
+        assert model.tokenizer is not None, "a model without tokenizer cannot answer"
+        self.model = model
+        self.clock = clock
+        self._messages: list[Message] = []
+        self._audio: list[Tensor] = []  # embeddings (L_a, D) of every spoken user turn
+
+    def respond(self, **kwargs: Any) -> Result:
+        """Returns one whole answer; arguments of `stream`."""
+        for event in self.stream(**kwargs):
+            if isinstance(event, Finished):
+                return event.result
+        raise AssertionError("a stream ends with Finished")
+
+    def stream(
+        self,
+        audio: AudioSource | None = None,
+        text: str | None = None,
+        prompt: str = "",
+        voice: str | None = None,
+        speech: bool = True,
+        options: DecodeOptions | None = None,
+    ) -> Iterator[Event]:
+        """Yields the events of one answer, `Finished` last.
+
+        Args:
+            audio: the spoken question, a path or (samples, sample_rate_hz).
+            text: a typed question instead.
+            prompt: an instruction before the question, such as "Transcribe:".
+            voice: the answer's voice, where the vocoder has several; None: its default.
+            speech: False: answer in text only.
+            options: how speech is decoded; None: as the talker prefers.
+
+        Raises:
+            ValueError: no or two questions, unusable audio, options that the model does not have; before any event.
+        """
+        return self._stream(*self._checked(audio, text, voice, speech, options), prompt)
+
+    def _checked(
+        self,
+        audio: AudioSource | None,
+        text: str | None,
+        voice: str | None,
+        speech: bool,
+        options: DecodeOptions | None,
+    ) -> tuple[_Run, np.ndarray | None, str | None, DecodeOptions | None]:
+        """Checks all arguments and reads the audio; options come back as None for a text-only answer."""
+        model = self.model
+        run = _Run(self.clock, self.clock(), dict.fromkeys(STAGES, 0.0) | {"load": model.load_s})
+        if (audio is None) == (text is None or not text.strip()):
+            raise ValueError("Give one question: either audio (a path or (samples, sample_rate_hz)) or text.")
+        if voice is not None:
+            raise ValueError("This model speaks with one voice. Leave voice=None.")
+        if speech and (model.talker is None or model.vocoder is None):
+            raise ValueError("This checkpoint answers in text only. Ask with speech=False (vocalnet s2t).")
+        samples = None
+        if audio is not None:
+            samples = run.timed("audio", lambda: load_audio(audio, model.parts.max_audio_s))
+            window_s = model.parts.encoder.window_s
+            if len(samples) > window_s * 16000:
+                run.warnings.append(
+                    f"The recording is {len(samples) / 16000:.1f} s long; it was heard in windows of {window_s:g} s."
+                )
+        if not speech:
+            return run, samples, text, None
+        options = options or model.talker.default_options()
+        model.talker.session(options)  # refuses what this talker cannot do, before the LLM has run
+        return run, samples, text, options
+
+    @torch.inference_mode()
+    def _stream(
+        self, run: _Run, samples: np.ndarray | None, text: str | None, options: DecodeOptions | None, prompt: str
+    ) -> Iterator[Event]:
+        model = self.model
+        messages, audio = [*self._messages, Message("user", user_content(prompt, text))], list(self._audio)
+        if samples is not None:
+            audio.append(run.timed("encoder", lambda: model.adapt(model.features(samples))))
+        speaker = _Speaker(model, options, run) if options else None
+        for delta, state in self._answer(messages, audio, run):
+            if delta:
+                run.text += delta
+                run.first("first_text")
+                yield TextDelta(delta, run.now())
+            if speaker:
+                yield from speaker.hear(state, delta)
+        if speaker:
+            yield from speaker.finish()
+        self._messages = [*messages, Message("assistant", run.text)]
+        self._audio = audio
+        run.first("first_text")
+        if run.audio:
+            run.first("first_audio")
+        run.stages["total"] = run.now()
+        yield Timings(dict(run.stages), run.now())
+        result = Result(
+            text=run.text,
+            audio=np.concatenate(run.audio) if run.audio else (np.zeros(0, np.float32) if speaker else None),
+            sample_rate_hz=model.sample_rate_hz,
+            speech_tokens=run.speech_tokens,
+            stats=run.stats,
+            timings=dict(run.stages),
+            warnings=run.warnings,
+        )
+        yield Finished(result, run.now())
+
+    def _answer(self, messages: list[Message], audio: list[Tensor], run: _Run) -> Iterator[tuple[str, Tensor]]:
+        """Yields (new text, state (1, D) that produced the token) of each answer token, greedily."""
+        model, tokenizer = self.model, self.model.tokenizer
+        pieces = prompt_pieces(tokenizer, model.family, messages)
+        stops = end_ids(tokenizer, model.family)
+        cache, ids, shown = DynamicCache(), [], ""
+        inputs = run.timed("llm", lambda: embed_prompt(model.llm, pieces, audio))  # (1, L, D)
+
+        def step(embeddings: Tensor) -> tuple[int, Tensor]:
+            out = backbone(model.llm)(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+            state = out.last_hidden_state[:, -1]  # (1, D)
+            return int(model.llm.get_output_embeddings()(state).argmax()), state
+
+        for _ in range(model.parts.max_text_tokens):
+            token, state = run.timed("llm", lambda inputs=inputs: step(inputs))
+            if token in stops:
+                return
+            ids.append(token)
+            text = tokenizer.decode(ids, skip_special_tokens=True)
+            delta = "" if text.endswith("\ufffd") else text[len(shown) :]  # a character may span several tokens
+            shown += delta
+            yield delta, state
+            inputs = model.llm.get_input_embeddings()(torch.tensor([[token]], device=model.device))
+        run.warnings.append(f"The answer was cut after {model.parts.max_text_tokens} text tokens.")
+
+
+class _Speaker:
+    """Turns answer states into speech while they come: talker and vocoder of one answer."""
+
+    def __init__(self, model: VocalNet, options: DecodeOptions, run: _Run):
+        self.model, self.options, self.run = model, options, run
+        self.is_streaming = options.mask == "streaming"
+        self._states: list[Tensor] = []  # of the segment so far, not yet pushed
+        self._n_segment = 0  # text tokens of the segment so far
+        self._session: TalkerSession | None = None
+        self._wave = model.vocoder.token_stream() if self.is_streaming else None
+
+    def hear(self, state: Tensor, delta: str) -> Iterator[Event]:
+        """Takes the state (1, D) of one more text token; yields what can be spoken by now."""
+        self._states.append(state)
+        self._n_segment += 1
+        if self._n_segment > SEGMENT_TOKENS and delta.rstrip().endswith(SEGMENT_MARKS):
+            yield from self._end_segment()
+        elif self.is_streaming and len(self._states) == self.model.parts.talker.text_chunk:
+            yield from self._push(last=False)
+
+    def finish(self) -> Iterator[Event]:
+        """Yields all that is left to be spoken."""
+        if self._n_segment:
+            yield from self._end_segment()
+        run, vocoder = self.run, self.model.vocoder
+        if self._wave is not None:
+            if run.speech_tokens:
+                yield from self._sound([], last=True)
+        elif run.speech_tokens:
+            samples = run.timed("vocoder", lambda: vocoder.vocode(vocoder.flow(run.speech_tokens))[0][0])
+            yield self._chunk(samples)
+        if not run.speech_tokens:
+            run.warnings.append("The answer holds no speech.")
+
+    def _end_segment(self) -> Iterator[Event]:
+        model = self.model
+        self._states.append(text_end_embedding(model.llm, model.tokenizer, model.family))
+        yield from self._push(last=True)
+        self._session, self._n_segment = None, 0
+
+    def _push(self, last: bool) -> Iterator[Event]:
+        """Hands the waiting states to the talker; yields its tokens, and their sound when streaming."""
+        run = self.run
+        if self._session is None:
+            limit = self.options.max_tokens or TOKENS_PER_TEXT * max(self._n_segment, SEGMENT_TOKENS) + SPARE_TOKENS
+            self._session = self.model.talker.session(replace(self.options, max_tokens=limit))
+        session, hidden = self._session, torch.cat(self._states)[None]  # (1, n, D)
+        self._states.clear()
+        units = self.model.parts.talker.n_units
+        pushed = run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
+        tokens = [token for token in pushed if token < units]  # the published streaming code returns end tokens too
+        stats = [TokenStat(p.head, p.entropy, p.max_prob, p.logprob, p.kept) for p in session.take_picks()]
+        run.speech_tokens += tokens
+        run.stats += stats
+        if tokens:
+            yield SpeechTokens(tokens, stats, run.now())
+            if self._wave is not None:
+                yield from self._sound(tokens, last=False)
+
+    def _sound(self, tokens: list[int], last: bool) -> Iterator[Event]:
+        """Pushes tokens through the streaming vocoder; yields the samples that are ready."""
+        pieces = self.run.timed("vocoder", lambda: list(self._wave.push(tokens, last=last)))
+        for _, samples in pieces:
+            if samples.numel():
+                yield self._chunk(samples[0])
+
+    def _chunk(self, samples: Tensor) -> AudioChunk:
+        run = self.run
+        array = samples.float().cpu().numpy()
+        run.audio.append(array)
+        run.first("first_audio")
+        return AudioChunk(array, self.model.sample_rate_hz, run.now())

@@ -1,0 +1,84 @@
+"""Stage 1 (multi-modal alignment): adaptor and LoRA learn to answer speech as the LLM answers text; then LoRA is merged."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+
+from vocalnet.encoder import CONV_STRIDE
+from vocalnet.llm import Message, prompt_pieces, user_content
+from vocalnet.model import VocalNet
+from vocalnet.training.augment import augment
+from vocalnet.training.data import clip_lengths, mel_batch, read_clip, read_list
+from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.stage_text import TRANSCRIBE
+
+
+def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
+    """Returns the frozen encoder's states (T_e, D_e) of clips that fit into one window."""
+    with torch.no_grad():
+        mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
+        states = model.encoder(mel, lengths)
+    return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
+
+
+def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
+    """Trains the adaptor and LoRA weights of `model` in place and merges them into its LLM.
+
+    Args:
+        options: "loop" (LoopConfig), "batch_size", "lora" (rank, alpha, dropout), "transcribe": share of the clips that
+            are to be written down instead of answered, which aligns faster than answers alone.
+    """
+    entries = read_list(data, "train")
+    paths = [data / e["speech"] for e in entries]
+    dev = read_list(data, "dev")[: options["n_dev"]]
+    dev_clips = [read_clip(data / e["speech"]) for e in dev]
+    tokenizer = model.tokenizer
+    prompts = {
+        task: prompt_pieces(tokenizer, model.family, [Message("user", user_content(task))]) for task in ("", TRANSCRIBE)
+    }
+    torch.manual_seed(seed)
+    model.requires_grad_(False)
+    adapted = get_peft_model(
+        model.llm,
+        LoraConfig(
+            r=options["lora"]["rank"],
+            lora_alpha=options["lora"]["alpha"],
+            lora_dropout=options["lora"]["dropout"],
+            target_modules=["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"],
+        ),
+    )
+    model.adaptor.requires_grad_(True)
+    order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
+
+    def losses(step: int, generator: torch.Generator) -> Losses:
+        index = order(step)
+        rng = np.random.default_rng([seed, step])
+        model.encoder.eval()
+        features = encode_clips(model, [augment(read_clip(paths[i]), rng)[0] for i in index])
+        tasks, answers = [], []
+        for i in index:
+            transcribe = bool(entries[i]["question"]) and rng.random() < options["transcribe"]
+            tasks.append(prompts[TRANSCRIBE if transcribe else ""])
+            text = entries[i]["question" if transcribe else "answer"]
+            answers.append(tokenizer.encode(text, add_special_tokens=False))
+        return {"total": model(features, tasks, answers)}
+
+    def evaluate() -> dict[str, float]:
+        total = 0.0
+        for start in range(0, len(dev), 32):
+            features = encode_clips(model, dev_clips[start : start + 32])
+            answers = [tokenizer.encode(e["answer"], add_special_tokens=False) for e in dev[start : start + 32]]
+            total += model(features, [prompts[""]] * len(answers), answers).item() * len(answers)
+        return {"dev_answer": total / len(dev)}
+
+    modules = {"adaptor": model.adaptor, "llm": model.llm}
+    train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
+    model.llm = adapted.merge_and_unload()
+    model.requires_grad_(False)

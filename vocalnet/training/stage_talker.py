@@ -1,0 +1,82 @@
+"""Stage 2 (generative supervised fine-tuning): everything is frozen but the talker, which learns to speak the answers."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vocalnet.llm import Message, prompt_pieces, user_content
+from vocalnet.model import VocalNet
+from vocalnet.training.data import read_clip, read_list
+from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.stage_align import encode_clips
+
+CACHE_BATCH = 32
+
+
+def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int) -> list[dict[str, Any]]:
+    """Returns at most `per_answer` random questions for each distinct answer: speech is learned from answers."""
+    shuffled = random.Random(seed).sample(entries, len(entries))
+    counts: dict[str, int] = {}
+    picked = []
+    for entry in shuffled:
+        counts[entry["answer"]] = counts.get(entry["answer"], 0) + 1
+        if counts[entry["answer"]] <= per_answer:
+            picked.append(entry)
+    return picked
+
+
+@torch.no_grad()
+def spoken_states(model: VocalNet, data: Path, entries: list[dict[str, Any]]) -> list[Tensor]:
+    """Returns what the talker hears of every entry, (L_t, D) in half precision: LLM states on the real question clips."""
+    pieces = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
+    states: list[Tensor] = []
+    for start in tqdm(range(0, len(entries), CACHE_BATCH), desc="answer states", mininterval=5):
+        batch = entries[start : start + CACHE_BATCH]
+        features = encode_clips(model, [read_clip(data / e["speech"]) for e in batch])
+        answers = [model.tokenizer.encode(e["answer"], add_special_tokens=False) for e in batch]
+        produced, _ = model.answer_states(features, [pieces] * len(batch), answers)
+        states += [row.half() for row in model.talker_inputs(produced)]
+    return states
+
+
+def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
+    """Trains `model.talker` in place; the mask (Eq. 2 or 3) is drawn per sample with probability 1/2.
+
+    Args:
+        options: "loop" (LoopConfig), "batch_size", "per_answer" questions for each distinct answer, "n_dev".
+    """
+    assert model.talker is not None
+    model.requires_grad_(False).eval()
+    entries = pick_entries(read_list(data, "train"), options["per_answer"], seed)
+    units = [torch.from_numpy(np.load(data / e["units"])) for e in entries]
+    hidden = spoken_states(model, data, entries)
+    dev = pick_entries(read_list(data, "dev"), 1, seed)[: options["n_dev"]]
+    dev_units = [torch.from_numpy(np.load(data / e["units"])) for e in dev]
+    dev_hidden = [row.float() for row in spoken_states(model, data, dev)]
+    talker = model.talker
+    talker.requires_grad_(True)
+    order = batch_order(len(entries), options["batch_size"], seed, [len(u) for u in units])
+
+    def losses(step: int, generator: torch.Generator) -> Losses:
+        index = order(step)
+        is_full = (torch.rand(len(index), generator=generator) < 0.5).tolist()
+        masks = ["full" if full else "streaming" for full in is_full]
+        loss = talker.loss([hidden[i].float() for i in index], [units[i] for i in index], masks)
+        heads = {f"head{k}": value for k, value in enumerate(loss.heads)}
+        return {"total": loss.total, **heads, "accuracy": loss.accuracy[0]}
+
+    def evaluate() -> dict[str, float]:
+        loss = talker.loss(dev_hidden, dev_units, "full")
+        return {f"dev_head{k}": value.item() for k, value in enumerate(loss.heads)} | {
+            f"dev_accuracy{k}": value.item() for k, value in enumerate(loss.accuracy)
+        }
+
+    train({"talker": talker}, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
+    talker.requires_grad_(False)
