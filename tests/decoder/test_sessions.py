@@ -80,6 +80,14 @@ def test_long_answers_outgrow_the_first_cache(make_talker: Callable[..., Talker]
     torch.testing.assert_close(logits, rows, atol=1e-3, rtol=1e-3)
 
 
+def test_bfloat16_trains_and_speaks(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker().to(torch.bfloat16)
+    session = talker.session(STREAMING)
+    pushes = [session.push(texts[1][None, i : i + 5], last=i == 15) for i in range(0, 20, 5)]
+    assert len(torch.cat(pushes)) == 60
+    assert talker.loss(texts, [torch.arange(5)] * 4, "streaming").total.isfinite()
+
+
 def test_statistics_are_of_the_raw_logits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
     talker = make_talker()
     options = DecodeOptions(tokens_per_step=3, max_tokens=10, temperature=2.0, seed=3, penalty=RepetitionPenalty())

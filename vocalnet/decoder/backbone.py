@@ -22,8 +22,8 @@ class Rows:
     """The rows that one pass runs: their rotation, what they see, and where their keys are kept."""
 
     cos: Tensor  # (B or 1, 1, n, d)
-    sin: Tensor
-    mask: Tensor | None = None  # (B, 1, n, T), True = visible; None with is_causal: causal
+    sin: Tensor  # its first half negated
+    bias: Tensor | None = None  # (B, 1, n, T) from `attention_bias`
     is_causal: bool = False
     cache: KVCache | None = None
     first_layer: int = 0  # of this stack in the cache
@@ -31,17 +31,24 @@ class Rows:
 
 
 def rotation(positions: Tensor, head_dim: int, theta: float, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """Returns cosines and sines of positions (B or 1, n), each (B or 1, 1, n, d), in Llama's half-split order."""
+    """Returns cosines and sines of positions (B or 1, n), each (B or 1, 1, n, d), in Llama's half-split order.
+
+    The first half of the sines is negated, so that `rotate` needs no negation.
+    """
     half = torch.arange(0, head_dim, 2, device=positions.device, dtype=torch.float32)
     angles = positions[..., None].float() * theta ** (-half / head_dim)  # (B, n, d / 2)
-    angles = torch.cat([angles, angles], -1)[:, None]  # (B, 1, n, d)
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype)[:, None], angles.sin().to(dtype)[:, None]  # (B, 1, n, d / 2)
+    return torch.cat([cos, cos], -1), torch.cat([-sin, sin], -1)  # (B, 1, n, d)
 
 
 def rotate(x: Tensor, rows: Rows) -> Tensor:
     """Applies the rotation of `rows` to x (B, H, n, d)."""
-    left, right = x.chunk(2, -1)
-    return x * rows.cos + torch.cat([-right, left], -1) * rows.sin
+    return torch.addcmul(x * rows.cos, x.roll(x.shape[-1] // 2, -1), rows.sin)
+
+
+def attention_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """Maps a mask (..., n, T), True = visible, to what attention adds to its scores: once per pass, not per layer."""
+    return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
 class Attention(nn.Module):
@@ -63,7 +70,7 @@ class Attention(nn.Module):
         v = self._split(self.v_proj(x))
         if rows.cache is not None:
             k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)  # (B, H, T, d)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.mask, is_causal=rows.is_causal)
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.bias, is_causal=rows.is_causal)
         return self.o_proj(y.transpose(1, 2).reshape(B, n, D))  # (B, n, D)
 
     def _split(self, x: Tensor) -> Tensor:

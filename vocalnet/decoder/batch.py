@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from vocalnet.decoder.backbone import Rows
+from vocalnet.decoder.backbone import Rows, attention_bias
 from vocalnet.decoder.heads.contract import Teacher
 from vocalnet.masks import attention_mask
 
@@ -74,8 +74,8 @@ def collate(talker: Talker, hidden: Sequence[Tensor], speech_tokens: Sequence[Te
     n_speech = 1 + (ends + head.stride - 1) // head.stride
     visible = _visible(talker, n_text, n_speech, rules)
     cos, sin = talker.rotation(_positions(talker, n_text, speech.shape[1], rules.positions))
-    masks = [_with_begin(mask)[:, None] for mask in visible]  # (B, 1, T, T) per distinct depth
-    rows = tuple(Rows(cos, sin, masks[min(depth, len(masks) - 1)]) for depth in range(1 + head.n_depths))
+    biases = [attention_bias(_with_begin(mask)[:, None], inputs.dtype) for mask in visible]  # (B, 1, T, T) each
+    rows = tuple(Rows(cos, sin, biases[min(depth, len(biases) - 1)]) for depth in range(1 + head.n_depths))
     teacher = Teacher(inputs, 1 + text.shape[1], rows)
     return Batch(teacher, tokens, ends, visible.expand(1 + head.n_depths, -1, -1, -1))
 

@@ -60,15 +60,12 @@ class Lane:
         self.n_rows = 0  # speech rows written so far
 
     def add_text(self, order: Tensor, opens: Tensor, is_causal: bool) -> tuple[int, Tensor]:
-        """Takes slots for text.
+        """Takes slots for text; returns the first and what each row sees, (B, 1, n, slots).
 
         Args:
             order: text positions, (B, n); `HIDDEN` for padding.
             opens: the first speech row that sees each, (B, n); `HIDDEN` for padding.
             is_causal: text sees earlier text only; otherwise all text so far.
-
-        Returns:
-            The first slot and the mask (B, 1, n, slots).
         """
         start = self._take(order, opens)
         known = self.order[:, None, : self.n_slots]  # (B, 1, slots)

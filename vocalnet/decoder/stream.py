@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from vocalnet.decoder.backbone import Rows
+from vocalnet.decoder.backbone import Rows, attention_bias
 from vocalnet.decoder.cache import HIDDEN, KVCache, Lane
-from vocalnet.decoder.heads.contract import Step
+from vocalnet.decoder.heads.contract import Step, Text
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.policies import Proposal, find_policy
 from vocalnet.decoder.sampling import NEVER, Draws, pick
@@ -41,7 +41,9 @@ class Stream:
             raise ValueError(
                 f"tokens_per_step is {options.tokens_per_step}; this talker ({config.head}) takes {allowed}"
             )
-        self.talker, self.options, self.config = talker, options, config
+        self.talker = talker
+        self.options = options
+        self.config = config
         self.policy = find_policy(options.policy)
         self.is_released = config.behaviour == "released"
         self.draws = Draws(batch, options.seed, talker.device)
@@ -90,7 +92,8 @@ class Stream:
         self.n_text = self.n_text + (n if lengths is None else lengths)
         rows = self._rows(lambda lane: self._text_rows(lane, order))
         h = self.talker.decoder(x, rows(0))  # (B, n, D_s)
-        self.talker.head.prefill(h, rows, self.options.tokens_per_step, is_chained=not self.is_released)
+        text = Text(x, rows, is_chained=not self.is_released)
+        self.talker.head.prefill(h, text, self.options.tokens_per_step)
 
     def step(self, stop_after: int | None = None) -> tuple[Tensor, Tensor]:
         """Feeds the newest tokens and proposes the next: tokens (B, K), raw logits (B, K, V_s).
@@ -115,8 +118,7 @@ class Stream:
         order = torch.arange(lane.n_slots, lane.n_slots + hidden.shape[1], device=hidden.device)
         order = order.expand(len(hidden), -1)
         start, mask = lane.add_text(order, order, is_causal=True)
-        cos, sin = self.talker.rotation(order)
-        return self.talker.projector(hidden, Rows(cos, sin, mask, cache=lane.cache, first_slot=start))
+        return self.talker.projector(hidden, self._rows_at(lane, start, mask, order))
 
     def _lane(self, batch: int, n_layers: int) -> Lane:
         config = self.config
@@ -146,14 +148,17 @@ class Stream:
             opens = torch.zeros_like(order)
         is_padding = order == HIDDEN
         start, mask = lane.add_text(order, opens.masked_fill(is_padding, HIDDEN), is_streaming or self.is_released)
-        cos, sin = self.talker.rotation(order.masked_fill(is_padding, 0))
-        return Rows(cos, sin, mask, cache=lane.cache, first_slot=start)
+        return self._rows_at(lane, start, mask, order.masked_fill(is_padding, 0))
 
     def _speech_rows(self, lane: Lane, n: int) -> Rows:
         start, mask, rows = lane.add_speech(n)
         first = self.n_text[:, None] if self.is_released else self.config.speech_offset
-        cos, sin = self.talker.rotation((first + rows).view(-1, n))
-        return Rows(cos, sin, mask, cache=lane.cache, first_slot=start)
+        return self._rows_at(lane, start, mask, (first + rows).view(-1, n))
+
+    def _rows_at(self, lane: Lane, start: int, visible: Tensor, positions: Tensor) -> Rows:
+        cos, sin = self.talker.rotation(positions)
+        bias = attention_bias(visible, self.embedding.dtype)
+        return Rows(cos, sin, bias, cache=lane.cache, first_slot=start)
 
 
 class Picker:

@@ -32,6 +32,15 @@ class Teacher:
         return x[:, self.n_text :]
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Text rows of cached decoding that the decoder has just run."""
+
+    inputs: Tensor  # (B, n, D) what entered the decoder
+    rows: Callable[[int], Rows]  # by depth: the same rows for MTP module k
+    is_chained: bool  # each depth reads the one before, as in training; otherwise all read the decoder (published)
+
+
 class Sampler(Protocol):
     """Picks the tokens of one step, head after head."""
 
@@ -78,11 +87,8 @@ class Head(Protocol):
     def project(self, k: int, state: Tensor) -> Tensor:
         """Maps states (..., D) of head k to logits (..., V_s)."""
 
-    def prefill(self, h: Tensor, rows: Callable[[int], Rows], n_heads: int, is_chained: bool) -> None:
-        """Fills the text caches of the depths that `n_heads` use from h (B, n, D).
-
-        `is_chained`: each depth reads the one before, as in training; otherwise all read h (the published inference).
-        """
+    def prefill(self, h: Tensor, text: Text, n_heads: int) -> None:
+        """Fills the text caches of the depths that `n_heads` use from the decoder's output h (B, n, D)."""
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes up to `n_heads` tokens after the last row of h (B, n, D): tokens (B, K), logits (B, K, V_s)."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from vocalnet.config import TalkerConfig
-from vocalnet.decoder.backbone import Block, Output, Rows
-from vocalnet.decoder.heads.contract import Sampler, Step, Teacher
+from vocalnet.decoder.backbone import Block, Output
+from vocalnet.decoder.heads.contract import Sampler, Step, Teacher, Text
 from vocalnet.decoder.heads.targets import shifted_targets
 
 
@@ -59,12 +58,12 @@ class MTPVocalNetHead(nn.Module):
         """Maps states (..., D) of head k to logits (..., V_s)."""
         return self._output(k)(state)
 
-    def prefill(self, h: Tensor, rows: Callable[[int], Rows], n_heads: int, is_chained: bool) -> None:
-        """Runs the modules over text rows h (B, n, D), see the contract."""
+    def prefill(self, h: Tensor, text: Text, n_heads: int) -> None:
+        """Runs the modules over text rows h (B, n, D)."""
         x = h
         for k in range(1, n_heads):
-            y = self._depth(k).layer(x, rows(k))
-            x = y if is_chained else h
+            y = self._depth(k).layer(x, text.rows(k))
+            x = y if text.is_chained else h
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""

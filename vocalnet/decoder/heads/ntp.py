@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 from torch import Tensor, nn
 
 from vocalnet.config import TalkerConfig
-from vocalnet.decoder.backbone import Output, Rows
-from vocalnet.decoder.heads.contract import Sampler, Step, Teacher
+from vocalnet.decoder.backbone import Output
+from vocalnet.decoder.heads.contract import Sampler, Step, Teacher, Text
 from vocalnet.decoder.heads.targets import shifted_targets
 
 
@@ -43,7 +41,7 @@ class NTPHead(nn.Module):
         """Maps states (..., D) to logits (..., V_s)."""
         return self.main(state)
 
-    def prefill(self, h: Tensor, rows: Callable[[int], Rows], n_heads: int, is_chained: bool) -> None:
+    def prefill(self, h: Tensor, text: Text, n_heads: int) -> None:
         """Has nothing to fill."""
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
