@@ -10,7 +10,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any
@@ -38,17 +38,17 @@ class Snapshot:
     finished: Finished | None = None
 
 
-def snapshots(events: Generator[Any, None, None]) -> Iterator[Snapshot]:
-    """Yields the fold of `events` at each arrival, and at least every `TICK_S` seconds.
+def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
+    """Yields the fold of `model.stream(**request)` at each arrival, and at least every `TICK_S` seconds.
 
-    Closing this generator closes `events` at its next event. An error of `events` is raised here.
+    Closing this generator closes the stream at its next event. An error of the stream is raised here.
     """
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     is_closed = threading.Event()
 
     def pull() -> None:
         try:
-            with closing(events):
+            with closing(model.stream(**request)) as events:
                 for event in events:
                     inbox.put(event)
                     if is_closed.is_set():

@@ -83,11 +83,27 @@ def launch(
     return url
 
 
-def main(tab: Callable[[App], Any], description: str | None) -> None:
-    """Serves one tab alone: `python -m demo.tabs.speech_to_speech --model nano`."""
-    logging.basicConfig(level=logging.INFO)
-    args = arguments(description).parse_args()
-    app = App.load(args.model, device=args.device, dtype=args.dtype)
-    with new_page(app) as blocks:
-        tab(app)
-    launch(blocks, app, host=args.host, port=args.port, share=args.share, block=True)
+def main(build: Callable[[App], gr.Blocks], description: str | None) -> None:
+    """Serves a page until it is interrupted; what cannot be served ends with one sentence and exit code 2."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    parser = arguments(description)
+    args = parser.parse_args()
+    try:
+        app = App.load(args.model, device=args.device, dtype=args.dtype)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        launch(build(app), app, host=args.host, port=args.port, share=args.share, block=True)
+    except OSError as error:
+        parser.error(f"Cannot serve on {args.host}, port {args.port} ({error}). Choose another --port.")
+
+
+def alone(tab: Callable[[App], Any]) -> Callable[[App], gr.Blocks]:
+    """Returns a `build` of a page with one tab: `python -m demo.tabs.speech_to_speech --model nano`."""
+
+    def build(app: App) -> gr.Blocks:
+        with new_page(app) as blocks:
+            tab(app)
+        return blocks
+
+    return build

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,8 +23,9 @@ READY = "Record, upload or pick a question, then press Answer."
 WAITING = "Waiting for the model"
 STOPPED = "Stopped."
 NO_FIGURES = "Times and speed appear here with the answer."
-MEASURING = "Measuring…"
 BUSY = "The model is busy and the waiting line is full. Try again in a minute."
+
+Views = Generator[Any, None, None]  # what an event's function yields, one view of the page after another
 
 
 @dataclass(frozen=True)
@@ -72,57 +75,71 @@ def controls() -> Controls:
 def wire(
     controls: Controls,
     audio: gr.Audio,
-    run: Callable[..., Iterator[dict[Any, Any]]],
+    run: Callable[..., Views],
     inputs: Sequence[Any],
     outputs: Sequence[Any],
 ) -> None:
     """Connects the buttons: Answer checks the clip, waits for the model and draws what `run` yields; Stop ends it.
 
-    `run` takes the inputs and yields {component: value} several times a second.
+    `run` takes the inputs and yields {component: value} several times a second. An answer ends itself when its
+    visitor's count of stops has changed since Answer was pressed; Gradio's own cancelling would let a late view
+    overwrite "Stopped.".
     """
     answer, stop, status = controls.answer, controls.stop, controls.status
-
-    def begin(clip: str) -> dict[Any, Any]:
-        return {answer: gr.update(interactive=False), stop: gr.update(interactive=True), status: busy(WAITING)}
-
-    def draw(*values: Any) -> Iterator[dict[Any, Any]]:
-        try:
-            yield from run(*values)
-        except Exception as error:
-            yield {status: render.status(explain(error), "problem")}
+    stops: Counter[str | None] = Counter()  # by visitor
+    n_stops = gr.State(0)  # when Answer was pressed
 
     def check(clip: str | None) -> dict[str, Any]:
         problem = clip_problem(clip)
         return gr.validate(problem is None, problem or "")
 
+    def begin(clip: str, request: gr.Request) -> dict[Any, Any]:
+        held = {answer: gr.update(interactive=False), stop: gr.update(interactive=True)}
+        return {**held, status: busy(WAITING), n_stops: stops[request.session_hash]}
+
+    def draw(n_stops: int, request: gr.Request, *values: Any) -> Views:
+        try:
+            with closing(run(*values)) as views:
+                for view in views:
+                    if stops[request.session_hash] != n_stops:
+                        yield {status: render.status(STOPPED)}
+                        return
+                    yield view
+        except Exception as error:
+            yield {status: render.status(explain(error), "problem")}
+
     def rest(clip: str | None) -> dict[Any, Any]:
         return {answer: gr.update(interactive=clip is not None), stop: gr.update(interactive=False)}
 
-    def halt(clip: str | None) -> dict[Any, Any]:
-        return {**rest(clip), status: render.status(STOPPED)}
+    def halt(request: gr.Request) -> dict[str, Any]:
+        stops[request.session_hash] += 1
+        return gr.update(interactive=False)
 
-    def changed(clip: str | None) -> dict[Any, Any]:
-        return {**rest(clip), status: render.status(READY)}
+    def change(clip: str | None, request: gr.Request) -> dict[Any, Any]:
+        stops[request.session_hash] += 1
+        problem = None if clip is None else clip_problem(clip)
+        return {**rest(clip), status: render.status(problem, "problem") if problem else render.status(READY)}
 
     buttons = [answer, stop]
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    begun = answer.click(begin, audio, [*buttons, status], validator=check, concurrency_limit=None, **quiet)
-    answered = begun.success(
-        draw, list(inputs), [status, *outputs], concurrency_id="model", concurrency_limit=1, **quiet
-    )
-    answered.failure(lambda: render.status(BUSY, "problem"), None, status, queue=False, **quiet)
-    answered.then(rest, audio, buttons, queue=False, **quiet)
-    stop.click(halt, audio, [*buttons, status], cancels=[answered], queue=False, **quiet)
-    audio.change(changed, audio, [*buttons, status], cancels=[answered], queue=False, **quiet)
+    at_once: dict[str, Any] = {"queue": False, **quiet}
+    model: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1, **quiet}
+    begun = answer.click(begin, audio, [*buttons, status, n_stops], validator=check, concurrency_limit=None, **quiet)
+    answered = begun.success(draw, [n_stops, *inputs], [status, *outputs], **model)
+    for event in (begun, answered):
+        event.failure(lambda: render.status(BUSY, "problem"), None, status, **at_once)  # what else fails is drawn
+    answered.then(rest, audio, buttons, **at_once)
+    stop.click(halt, None, stop, **at_once)
+    audio.change(change, audio, [*buttons, status], **at_once)
 
 
 def endpoint(
-    run: Callable[..., Iterator[Any]], name: str, description: str, inputs: Sequence[Any], outputs: Sequence[Any]
+    run: Callable[..., Views], name: str, description: str, inputs: Sequence[Any], outputs: Sequence[Any]
 ) -> None:
     """Publishes `run` as the API endpoint `name`; no button of the page triggers it. The first input is the clip."""
 
     @functools.wraps(run)
-    def serve(clip: str | None, *settings: Any) -> Iterator[Any]:
+    def serve(clip: str | None, *settings: Any) -> Views:
         try:
             problem = clip_problem(clip)
             if problem is not None:

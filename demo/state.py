@@ -21,7 +21,7 @@ class App:
 
     Attributes:
         name: what the user asked for: "nano", a folder or a hub id.
-        model: the loaded model; `model.decoders[0]` is the decoder it was loaded with.
+        model: the loaded model; `model.decoders[0]` is the decoder it was loaded with, none where it only writes.
         load_decoder: loads the same checkpoint with another decoder.
         load_s: seconds from the call of load to a model in memory.
         warmup_s: seconds of the first answer, which also pays for allocations and kernel selection.
@@ -58,8 +58,13 @@ class App:
     def warm_up(self) -> None:
         """Answers one example clip and keeps the seconds that it took."""
         start = time.perf_counter()
-        self.model.respond(audio=str(EXAMPLES[0].path))
+        self.model.respond(audio=str(EXAMPLES[0].path), speech=self.has_speech)
         self.warmup_s = time.perf_counter() - start
+
+    @property
+    def has_speech(self) -> bool:
+        """Whether the model can speak; a checkpoint of the first training stage only writes."""
+        return bool(self.model.decoders)
 
     def model_for(self, decoder: str) -> Any:
         """Returns the model with this decoder, loaded when it is first asked for."""

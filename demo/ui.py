@@ -11,15 +11,16 @@ from demo.page import new_page
 from demo.state import App
 from demo.tabs import about, speech_to_speech, speech_to_text
 
-TABS = ("s2s", "s2t", "about")
-
 
 def build(app: App) -> gr.Blocks:
     """Returns the page of one model; nothing is served yet."""
     with new_page(app) as blocks:
-        with gr.Tabs(selected=TABS[0], overflow_behavior="wrap") as tabs:
-            with gr.Tab("Speech to speech", id="s2s"):
-                decoding = speech_to_speech.tab(app)
+        with gr.Tabs(selected=tab_names(app)[0], overflow_behavior="wrap") as tabs:
+            settings: list[Any] = []
+            if app.has_speech:
+                with gr.Tab("Speech to speech", id="s2s"):
+                    decoding = speech_to_speech.tab(app)
+                    settings = [decoding.decoder, decoding.tokens_per_step]
             with gr.Tab("Speech to text", id="s2t"):
                 speech_to_text.tab(app)
             with gr.Tab("About", id="about"):
@@ -27,16 +28,13 @@ def build(app: App) -> gr.Blocks:
 
         def follow_link(request: gr.Request) -> list[Any]:
             choice = link_choice(request.query_params, app)
-            return [
-                gr.Tabs(selected=choice["tab"]) if "tab" in choice else gr.skip(),
-                choice.get("decoder", gr.skip()),
-                choice.get("steps", gr.skip()),
-            ]
+            values = [choice.get("decoder", gr.skip()), choice.get("steps", gr.skip())]
+            return [gr.Tabs(selected=choice["tab"]) if "tab" in choice else gr.skip(), *values[: len(settings)]]
 
         blocks.load(
             follow_link,
             None,
-            [tabs, decoding.decoder, decoding.tokens_per_step],
+            [tabs, *settings],
             queue=False,
             show_progress="hidden",
             api_visibility="private",
@@ -44,10 +42,15 @@ def build(app: App) -> gr.Blocks:
     return blocks
 
 
+def tab_names(app: App) -> list[str]:
+    """Returns the names that a link may select; the first tab is open at the start."""
+    return ["s2s", "s2t", "about"] if app.has_speech else ["s2t", "about"]
+
+
 def link_choice(query: Mapping[str, str], app: App) -> dict[str, Any]:
     """Returns the valid part of a link's query, e.g. `?tab=s2s&decoder=mtp_vocalnet&steps=3`; the rest is ignored."""
     steps = [str(step) for step in range(1, app.model.max_tokens_per_step + 1)]
-    allowed = {"tab": TABS, "decoder": app.model.decoders, "steps": steps}
+    allowed = {"tab": tab_names(app), "decoder": app.model.decoders, "steps": steps}
     choice: dict[str, Any] = {key: query[key] for key, values in allowed.items() if query.get(key) in values}
     if "steps" in choice:
         choice["steps"] = int(choice["steps"])

@@ -47,26 +47,26 @@ class FakeModel:
         return last.result
 
     def stream(
-        self, audio: str, text: str | None = None, voice: str | None = None, speech: bool = True, options: Any = None
+        self, audio: str, prompt: str = "", voice: str | None = None, speech: bool = True, options: Any = None
     ) -> Iterator[Any]:
         """Yields the events of one answer."""
-        self.requests.append({"audio": audio, "text": text, "speech": speech, "options": options})
+        self.requests.append({"audio": audio, "prompt": prompt, "speech": speech, "options": options})
         self.n_opened += 1
         try:
-            yield from self._events(audio, text, speech, time.perf_counter())
+            yield from self._events(audio, prompt, speech, time.perf_counter())
         finally:
             self.n_closed += 1
 
-    def _events(self, audio: str, text: str | None, speech: bool, start: float) -> Iterator[Any]:
+    def _events(self, audio: str, prompt: str, speech: bool, start: float) -> Iterator[Any]:
         samples, _ = soundfile.read(audio)
         peak = float(np.abs(samples).max())
         if peak < 0.001:
             raise ValueError(f"The recording is silent (peak {peak:.4f}). Check the microphone and try again.")
-        if text == "crash":
+        if prompt == "crash":
             raise RuntimeError("/secret/path/of/the/server")
-        words = ANSWER.split(" ") * (20 if text == "slowly" else 1)
+        words = ANSWER.split(" ") * (20 if prompt == "slowly" else 1)
         for n, word in enumerate(words):
-            time.sleep(0.1 if text == "slowly" else 0.005)
+            time.sleep(0.1 if prompt == "slowly" else 0.005)
             yield TextDelta(word if n == 0 else f" {word}", time.perf_counter() - start)
         first_s = time.perf_counter() - start
         chunks: list[np.ndarray] = []

@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from fakes import FakeModel
+
 from demo.page import launch
 from demo.state import App
 from demo.ui import build
-from fakes import FakeModel
 
 
 @dataclass(frozen=True)

@@ -45,11 +45,12 @@ from gradio_client import Client, handle_file
 client = Client("http://127.0.0.1:7860")  # this page's address
 clip = handle_file("question.wav")
 answer = client.predict(clip, api_name="/speech_to_text")
-wav, details = client.predict(
+{speech}```
+"""
+SPEECH_API = """wav, details = client.predict(
     clip, "{decoder}", {steps}, "{policy}", 0.0, 0,
     api_name="/speech_to_speech",
 )
-```
 """
 
 PACKAGES = ("vocalnet", "torch", "transformers", "gradio", "numpy")
@@ -57,16 +58,13 @@ PACKAGES = ("vocalnet", "torch", "transformers", "gradio", "numpy")
 
 def tab(app: App) -> None:
     """Lays out the tab and publishes `/health`."""
-    model = app.model
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300):
             gr.Markdown("### The model")
-            gr.HTML(render.rows(model.card))
+            gr.HTML(render.rows(app.model.card))
             gr.Markdown(LICENCES)
             gr.Markdown(PRIVACY)
-            gr.Markdown(
-                API.format(decoder=model.decoders[0], steps=model.max_tokens_per_step, policy=model.policies[0])
-            )
+            gr.Markdown(_api_example(app))
         with gr.Column(min_width=300):
             gr.Markdown("### This server")
             health = gr.JSON(app.health(), label="Health", show_label=False)
@@ -84,6 +82,15 @@ def tab(app: App) -> None:
     )
 
 
+def _api_example(app: App) -> str:
+    """Returns a program that calls every endpoint with values that this model accepts."""
+    model = app.model
+    if not app.has_speech:
+        return API.format(speech="")
+    settings = {"decoder": model.decoders[0], "steps": model.max_tokens_per_step, "policy": model.policies[0]}
+    return API.format(speech=SPEECH_API.format(**settings))
+
+
 def versions() -> dict[str, str]:
     """Returns the versions that matter for a bug report."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
@@ -97,6 +104,6 @@ def _version(name: str) -> str:
 
 
 if __name__ == "__main__":
-    from demo.page import main
+    from demo.page import alone, main
 
-    main(tab, __doc__)
+    main(alone(tab), __doc__)

@@ -10,7 +10,7 @@ import gradio as gr
 
 from demo import render
 from demo.answering import Snapshot, snapshots, to_int16
-from demo.question import MEASURING, NO_FIGURES, ask, controls, endpoint, progress, wire
+from demo.question import NO_FIGURES, Views, ask, controls, endpoint, progress, wire
 from demo.state import App
 from demo.theme import waveform
 from vocalnet import DecodeOptions
@@ -42,7 +42,7 @@ def tab(app: App) -> Decoding:
             decoding = _decoding(app)
             buttons = controls()
         with gr.Column(min_width=300):
-            text = gr.Textbox(label="Answer", lines=3, interactive=False, buttons=["copy"])
+            text = gr.Textbox(label="Answer", lines=3, interactive=False, buttons=["copy"], elem_classes="vn-answer")
             speech = gr.Audio(
                 label="Spoken answer",
                 interactive=False,
@@ -62,15 +62,15 @@ def tab(app: App) -> Decoding:
         options = DecodeOptions(
             tokens_per_step=int(tokens_per_step), policy=policy, temperature=temperature, seed=int(seed)
         )
-        yield from snapshots(app.model_for(decoder).stream(audio=clip, text=words.strip() or None, options=options))
+        yield from snapshots(app.model_for(decoder), audio=clip, prompt=words.strip(), options=options)
 
-    def draw(clip: str, words: str, *settings: Any) -> Iterator[dict[Any, Any]]:
+    def draw(clip: str, words: str, *settings: Any) -> Views:
         yield {
             text: "",
             speech: None,
             tokens: "",
             token_box: gr.update(label=NO_TOKENS),
-            numbers: render.placeholder(MEASURING),
+            numbers: render.placeholder(NO_FIGURES),
         }
         for snapshot in answer(clip, words, *settings):
             update: dict[Any, Any] = {buttons.status: progress(snapshot), text: snapshot.text}
@@ -84,7 +84,7 @@ def tab(app: App) -> Decoding:
 
     def speech_to_speech(
         audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
-    ) -> Iterator[Any]:
+    ) -> Views:
         for snapshot in answer(audio, "", decoder, tokens_per_step, policy, temperature, seed):
             if snapshot.finished is None:
                 yield gr.skip()
@@ -162,6 +162,6 @@ def _figures(snapshot: Snapshot) -> str:
 
 
 if __name__ == "__main__":
-    from demo.page import main
+    from demo.page import alone, main
 
-    main(tab, __doc__)
+    main(alone(tab), __doc__)

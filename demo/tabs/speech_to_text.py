@@ -9,7 +9,7 @@ import gradio as gr
 
 from demo import render
 from demo.answering import Snapshot, snapshots
-from demo.question import MEASURING, NO_FIGURES, ask, controls, endpoint, progress, wire
+from demo.question import NO_FIGURES, Views, ask, controls, endpoint, progress, wire
 from demo.state import App
 
 
@@ -20,22 +20,22 @@ def tab(app: App) -> None:
             audio, prompt = ask()
             buttons = controls()
         with gr.Column(min_width=300):
-            text = gr.Textbox(label="Answer", lines=4, interactive=False, buttons=["copy"])
+            text = gr.Textbox(label="Answer", lines=4, interactive=False, buttons=["copy"], elem_classes="vn-answer")
             numbers = gr.HTML(render.placeholder(NO_FIGURES))
     answer_json = gr.JSON(label="answer", visible=False)
 
     def answer(clip: str, words: str) -> Iterator[Snapshot]:
-        yield from snapshots(app.model.stream(audio=clip, text=words.strip() or None, speech=False))
+        yield from snapshots(app.model, audio=clip, prompt=words.strip(), speech=False)
 
-    def draw(clip: str, words: str) -> Iterator[dict[Any, Any]]:
-        yield {text: "", numbers: render.placeholder(MEASURING)}
+    def draw(clip: str, words: str) -> Views:
+        yield {text: "", numbers: render.placeholder(NO_FIGURES)}
         for snapshot in answer(clip, words):
             update: dict[Any, Any] = {buttons.status: progress(snapshot), text: snapshot.text}
             if snapshot.finished is not None:
                 update[numbers] = _figures(snapshot)
             yield update
 
-    def speech_to_text(audio: str, prompt: str = "") -> Iterator[Any]:
+    def speech_to_text(audio: str, prompt: str = "") -> Views:
         for snapshot in answer(audio, prompt):
             if snapshot.finished is None:
                 yield gr.skip()
@@ -66,6 +66,6 @@ def _figures(snapshot: Snapshot) -> str:
 
 
 if __name__ == "__main__":
-    from demo.page import main
+    from demo.page import alone, main
 
-    main(tab, __doc__)
+    main(alone(tab), __doc__)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import threading
 import time
+from itertools import pairwise
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+from fakes import ANSWER, FakeModel
 
 from demo.answering import TICK_S, UNEXPECTED, explain, snapshots, to_int16
 from demo.examples import EXAMPLES
-from fakes import ANSWER, FakeModel
 from vocalnet import TextDelta
 
 CLIP = str(EXAMPLES[0].path)
 
 
 def test_the_last_snapshot_is_the_whole_answer():
-    *_, last = snapshots(FakeModel().stream(audio=CLIP))
+    *_, last = snapshots(FakeModel(), audio=CLIP)
     assert last.text == ANSWER
     assert last.n_text == len(ANSWER.split())
     assert last.n_speech == 40
@@ -26,19 +28,19 @@ def test_the_last_snapshot_is_the_whole_answer():
 
 
 def test_text_only_grows():
-    texts = [snapshot.text for snapshot in snapshots(FakeModel().stream(audio=CLIP))]
-    assert all(later.startswith(earlier) for earlier, later in zip(texts, texts[1:], strict=False))
+    texts = [snapshot.text for snapshot in snapshots(FakeModel(), audio=CLIP)]
+    assert all(later.startswith(earlier) for earlier, later in pairwise(texts))
 
 
 def test_a_silent_model_does_not_silence_the_page():
     go_on, end = threading.Event(), threading.Event()
 
-    def stuck():
+    def stuck(**request):
         go_on.wait(10)
         yield TextDelta("late", 0.0)
         end.wait(10)
 
-    waiting = snapshots(stuck())
+    waiting = snapshots(SimpleNamespace(stream=stuck))
     assert [next(waiting).text for _ in range(3)] == ["", "", ""]
     go_on.set()
     assert any(next(waiting).text == "late" for _ in range(20))
@@ -48,7 +50,7 @@ def test_a_silent_model_does_not_silence_the_page():
 
 def test_closing_the_snapshots_closes_the_stream():
     model = FakeModel()
-    answer = snapshots(model.stream(audio=CLIP, text="slowly"))
+    answer = snapshots(model, audio=CLIP, prompt="slowly")
     next(answer)
     answer.close()
     deadline_s = time.monotonic() + 20 * TICK_S
@@ -59,12 +61,15 @@ def test_closing_the_snapshots_closes_the_stream():
 
 def test_errors_of_the_stream_are_raised_here():
     with pytest.raises(RuntimeError, match="secret"):
-        list(snapshots(FakeModel().stream(audio=CLIP, text="crash")))
+        list(snapshots(FakeModel(), audio=CLIP, prompt="crash"))
 
 
 def test_a_stream_without_an_end_is_an_error():
+    def cut_short(**request):
+        yield TextDelta("x", 0.0)
+
     with pytest.raises(RuntimeError, match="Finished"):
-        list(snapshots(TextDelta("x", 0.0) for _ in range(1)))
+        list(snapshots(SimpleNamespace(stream=cut_short)))
 
 
 def test_only_sentences_for_users_are_shown(caplog):

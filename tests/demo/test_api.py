@@ -11,12 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from fakes import ANSWER, SAMPLE_RATE_HZ, tone
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 from demo.answering import UNEXPECTED
 from demo.examples import EXAMPLES
-from fakes import ANSWER, SAMPLE_RATE_HZ, tone
 
 CLIP = str(EXAMPLES[0].path)
 HEALTH_KEYS = {"status", "model", "device", "load_s", "warmup_s"}
@@ -55,14 +55,12 @@ def test_speech_to_text(client):
 
 def test_the_prompt_reaches_the_model(client, served):
     client.predict(handle_file(CLIP), "in one word", api_name="/speech_to_text")
-    assert served.model.requests[-1]["text"] == "in one word"
+    assert served.model.requests[-1]["prompt"] == "in one word"
     assert served.model.requests[-1]["speech"] is False
 
 
 def test_speech_to_speech(client, served):
-    wav, answer = client.predict(
-        handle_file(CLIP), "mtp_vocalnet", 2, "fixed", 0.5, 7, api_name="/speech_to_speech"
-    )
+    wav, answer = client.predict(handle_file(CLIP), "mtp_vocalnet", 2, "fixed", 0.5, 7, api_name="/speech_to_speech")
     assert set(answer) == {"text", "speech_tokens", "timings", "stats", "warnings"}
     assert len(answer["speech_tokens"]) == len(answer["stats"]) == 40
     assert set(answer["stats"][0]) == {"head", "entropy", "max_prob", "logprob", "kept"}

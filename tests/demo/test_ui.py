@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
 import soundfile
+from fakes import FakeModel
 
 from demo.examples import EXAMPLES, FOLDER
+from demo.page import alone
 from demo.question import clip_problem
 from demo.state import App
-from demo.ui import TABS, link_choice
-from fakes import FakeModel
+from demo.tabs import about, speech_to_speech, speech_to_text
+from demo.ui import build, link_choice, tab_names
+
+ROOT = Path(__file__).parents[2]
 
 
 def app():
@@ -24,7 +33,28 @@ def test_an_invalid_link_changes_nothing():
     assert link_choice({"tab": "lab", "decoder": "<b>", "steps": "99"}, app()) == {}
     assert link_choice({"steps": "two"}, app()) == {}
     assert link_choice({}, app()) == {}
-    assert len(TABS) == 3
+
+
+def test_a_model_that_only_writes_has_no_speech_tab():
+    written = app()
+    written.model.decoders = ()
+    assert tab_names(app()) == ["s2s", "s2t", "about"]
+    assert tab_names(written) == ["s2t", "about"]
+    assert build(written).get_api_info()["named_endpoints"].keys() == {"/speech_to_text", "/health"}
+
+
+@pytest.mark.parametrize("tab", [speech_to_speech, speech_to_text, about])
+def test_each_tab_is_a_page_of_its_own(tab):
+    assert alone(tab.tab)(app()).get_api_info()["named_endpoints"]
+
+
+def test_a_model_that_is_not_there_is_one_sentence():
+    done = subprocess.run(
+        [sys.executable, "app.py", "--model", "/no/such/folder"], capture_output=True, text=True, cwd=ROOT, timeout=120
+    )
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[-1].startswith("app.py: error: There is no checkpoint folder /no/such/folder.")
+    assert "Traceback" not in done.stderr
 
 
 def test_other_decoders_are_loaded_once():
