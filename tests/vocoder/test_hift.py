@@ -44,8 +44,10 @@ def test_source_spectrum(token2wav, inputs, official):
 
 
 def test_decoder_stages(token2wav, inputs, official):
-    run = lambda: token2wav.vocode(inputs["hift_mel"], inputs["hift_source"])  # noqa: E731
-    for key, output in stage_outputs(token2wav.hift, DECODER_STAGES, run).items():
+    mel, source = inputs["hift_mel"], inputs["hift_source"]
+    outputs = stage_outputs(token2wav.hift, DECODER_STAGES, lambda: token2wav.vocode(mel, source))
+    assert outputs.keys() == DECODER_STAGES.keys()
+    for key, output in outputs.items():
         assert_close(output, official[key], 1e-4 * float(official[key].abs().max()))
 
 

@@ -14,7 +14,7 @@ from vocalnet.vocoder.wave_stream import FADES
 
 MEL_TOLERANCE = 2e-4
 STREAM_WAVE_TOLERANCE = 3e-4
-RELEASED = [("official", 35), ("official", 7), ("vocalnet", 15)]
+RELEASED = [("official", 35), ("vocalnet", 15)]
 
 
 def joined(parts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 MAX_FRAMES = 15_000  # 300 s at 50 frames a second: the size of the initial noise
 LOOKAHEADS = ("context", "cut")
-NO_SPEECH = "There are no speech tokens to turn into a waveform. Pass at least one."
 
 TokenIds = Tensor | Iterable[int]
 
@@ -40,7 +39,7 @@ def initial_noise(n_mels: int) -> Tensor:
 
 
 class Token2Wav(nn.Module):
-    """CosyVoice 2's token-to-wave, in any size. Every method takes one utterance (batch 1)."""
+    """CosyVoice 2's token-to-wave, in any size, in float32. Every method takes one utterance (batch 1)."""
 
     def __init__(self, flow: FlowConfig, hift: HiftConfig) -> None:
         super().__init__()
@@ -123,7 +122,7 @@ class Token2Wav(nn.Module):
             raise ValueError(f"Unknown look-ahead {lookahead!r}. Choose one of: {', '.join(LOOKAHEADS)}.")
         speech = self.token_row(tokens)  # (1, T)
         if finalize and speech.shape[1] == 0:
-            raise ValueError(NO_SPEECH)
+            raise ValueError("There are no speech tokens to turn into a waveform. Pass at least one.")
         if not finalize and speech.shape[1] <= LOOKAHEAD:
             raise ValueError(
                 f"{speech.shape[1]} tokens give no frames while more are to follow. Wait for at least {LOOKAHEAD + 1}, "
@@ -292,8 +291,9 @@ def load_token2wav(folder: str | PathLike[str], device: str | torch.device = "cp
     values = json.loads(path.read_text()) if path.is_file() else {}
     flow = from_dict(FlowConfig, values.get("flow") or {}, f"{path}: flow")
     hift = from_dict(HiftConfig, values.get("hift") or {}, f"{path}: hift")
+    flow_state, hift_state = read_state(folder, "flow"), read_state(folder, "hift")
     token2wav = Token2Wav(flow, hift)
-    load_weights(token2wav.flow_model, read_state(folder, "flow"), "flow")
-    load_weights(token2wav.hift, read_state(folder, "hift"), "HiFT")
+    load_weights(token2wav.flow_model, flow_state, "flow")
+    load_weights(token2wav.hift, hift_state, "HiFT")
     token2wav.hift.fuse_weight_norm()
     return token2wav.to(device).eval().requires_grad_(False)

@@ -227,6 +227,9 @@ class TokenStream:
         self.waves = token2wav.wave_stream(STYLES[style].source_mode, source_noise, phase, fade)
 
     def push(self, tokens: Tensor | Iterable[int], last: bool = False) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yields (mel (1, n_mels, n), samples (1, m)) that the new tokens make possible; `last` flushes the rest."""
+        """Yields (mel (1, n_mels, n), samples (1, m)) that the new tokens make possible; `last` flushes the rest.
+
+        Work is done as the iterator is drawn: draw it to its end before the next push.
+        """
         for mel, is_end in self.mels.push(self.token2wav.token_row(tokens), last):
             yield mel, self.waves.push(mel, is_end)
