@@ -153,11 +153,13 @@ def evaluate(
     out: Out,
     n: Annotated[int, typer.Option(help="Questions of the held-out set.", min=1)] = 400,
     n_speech: Annotated[int, typer.Option(help="How many answers are also judged by ear.", min=0)] = 100,
+    p835: Annotated[bool, typer.Option("--p835", help="Also score DNSMOS P.835, about 3 s an answer.")] = False,
     workdir: Annotated[Path, typer.Option(help="Where the clips of the held-out set are kept.")] = Path("work/heldout"),
     as_json: AsJson = False,
 ) -> None:
     """Measures right answers, word error rates and MOS on a set of spoken questions."""
     from vocalnet import evaluation, files
+    from vocalnet.metrics.mos import Dnsmos
     from vocalnet.training.synthesis import source_voice
 
     options, seed = generation.options(), generation.seed or 0
@@ -180,6 +182,7 @@ def evaluate(
         n_speech=n_speech,
         source_voice=source_voice if has_flite else None,
         resynthesise=getattr(model, "resynthesise", None),
+        judges=evaluation.Judges(make_mos=functools.partial(Dnsmos, has_p835=p835)),
     )
     files.write_json(out, report)
     del report["cells"]  # one row per item: read in the file, not on a terminal

@@ -57,7 +57,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Judges:
-    """Who hears and scores the spoken answers."""
+    """Who hears and scores the spoken answers; P.835 scores cost sixteen times the P.808 score, so they are extra."""
 
     transcribe: Callable[[Sequence[Clip]], list[str]] = transcribe_all
     make_mos: Callable[[], Callable[[np.ndarray, int], Mos]] = Dnsmos
@@ -85,9 +85,9 @@ class _Track:
     mos: list[Mos | None] = field(default_factory=list)
 
     def mean(self, score: str) -> float | None:
-        """Mean of one DNSMOS score over the clips with sound."""
+        """Mean of one DNSMOS score over the clips with sound; None where it was not asked for."""
         values = [getattr(mos, score) for mos in self.mos if mos is not None]
-        return float(np.mean(values)) if values else None
+        return float(np.mean(values)) if values and None not in values else None
 
 
 def load_items(path: str | Path) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from vocalnet.metrics.mos import Dnsmos
+from vocalnet.metrics.mos import Dnsmos, Mos
 
 pytest.importorskip("speechmos")
 
@@ -18,13 +18,14 @@ def signal(n: int) -> np.ndarray:
     return np.clip(swelling + 0.01 * np.random.default_rng(0).standard_normal(n), -1, 1).astype(np.float32)
 
 
-@pytest.mark.parametrize(
-    ("n", "p808", "overall", "speech", "background"),
-    [(32000, 2.269931, 2.485549, 3.397818, 2.880492), (200000, 2.296034, 2.465913, 3.454322, 2.770595)],
-)
-def test_scores_equal_speechmos(n, p808, overall, speech, background):
-    mos = Dnsmos()(signal(n), 16000)
-    assert mos.p808 == pytest.approx(p808, abs=1e-4)
-    assert mos.overall == pytest.approx(overall, abs=1e-4)
-    assert mos.signal == pytest.approx(speech, abs=1e-4)
-    assert mos.background == pytest.approx(background, abs=1e-4)
+def test_scores_equal_speechmos():
+    mos = Dnsmos(has_p835=True)(signal(160000), 16000)
+    assert mos.p808 == pytest.approx(2.302831, abs=1e-4)
+    assert mos.overall == pytest.approx(2.464618, abs=1e-4)
+    assert mos.signal == pytest.approx(3.457013, abs=1e-4)
+    assert mos.background == pytest.approx(2.760464, abs=1e-4)
+
+
+@pytest.mark.parametrize(("n", "p808"), [(20000, 2.279432), (32000, 2.269931), (200000, 2.296034)])
+def test_short_recordings_are_repeated_and_long_ones_averaged(n, p808):
+    assert Dnsmos()(signal(n), 16000) == Mos(pytest.approx(p808, abs=1e-4))

@@ -28,27 +28,32 @@ BACKGROUND = (-0.13166888, 1.60915514, -0.39604546)
 
 @dataclass(frozen=True, slots=True)
 class Mos:
-    """Scores of one recording: P.808 overall quality; P.835 overall, signal and background quality."""
+    """Scores of one recording: P.808 overall quality; P.835 overall, signal and background quality where asked for."""
 
     p808: float
-    overall: float
-    signal: float
-    background: float
+    overall: float | None = None
+    signal: float | None = None
+    background: float | None = None
 
 
 class Dnsmos:
-    """Both models, loaded once.
+    """The models, loaded once. A window costs P.808 about 25 ms of a core and P.835 about 400 ms.
+
+    Args:
+        has_p835: also score P.835.
 
     Raises:
         ValueError: speechmos is not installed.
     """
 
-    def __init__(self) -> None:
-        from onnxruntime import InferenceSession
+    def __init__(self, has_p835: bool = False) -> None:
+        from onnxruntime import InferenceSession, SessionOptions
 
         folder = Path(require("speechmos").__path__[0]) / "dnsmos_models"
-        self.p808 = InferenceSession(folder / "model_v8.onnx")
-        self.p835 = InferenceSession(folder / "sig_bak_ovr.onnx")
+        options = SessionOptions()
+        options.intra_op_num_threads = 1  # waiting threads spin: on a busy machine they cost more than they bring
+        self.p808 = InferenceSession(folder / "model_v8.onnx", options)
+        self.p835 = InferenceSession(folder / "sig_bak_ovr.onnx", options) if has_p835 else None
 
     def __call__(self, samples: np.ndarray, sample_rate_hz: int) -> Mos:
         """Scores samples (n,) in [-1, 1]; louder ones are clipped, short ones repeated to fill a window."""
@@ -64,6 +69,8 @@ class Dnsmos:
     def _score(self, window: np.ndarray) -> tuple[float, ...]:
         """Scores one window (WINDOW,), in the order of Mos."""
         p808 = self.p808.run(None, {"input_1": _log_mel(window[:-MEL_HOP])[None]})[0][0, 0]
+        if self.p835 is None:
+            return (float(p808),)
         signal, background, overall = self.p835.run(None, {"input_1": window[None]})[0][0]
         polynomials = ((OVERALL, overall), (SIGNAL, signal), (BACKGROUND, background))
         return float(p808), *(float(np.polyval(p, x)) for p, x in polynomials)
