@@ -17,7 +17,9 @@ ANSWER = "You asked a question, and this voice has 440 hertz."
 
 
 class FakeModel:
-    """Answers like a model. The prompt chooses its mood: "slowly" pauses between words, "crash" fails unexpectedly.
+    """Answers like a model. The prompt chooses its mood.
+
+    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly.
 
     Attributes:
         n_opened, n_closed: streams begun, and streams whose iterator was closed or exhausted.
@@ -72,7 +74,8 @@ class FakeModel:
         chunks: list[np.ndarray] = []
         tokens: list[int] = []
         stats: list[TokenStat] = []
-        for n in range(4 if speech else 0):
+        is_heard = speech and prompt != "mute"
+        for n in range(4 if is_heard else 0):
             new = list(range(10 * n, 10 * n + 10))
             new_stats = [TokenStat(head=i % 3, entropy=1.0, max_prob=0.5, logprob=-0.7) for i in range(10)]
             yield SpeechTokens(new, new_stats, time.perf_counter() - start)
@@ -80,9 +83,9 @@ class FakeModel:
             yield AudioChunk(chunk, SAMPLE_RATE_HZ, time.perf_counter() - start)
             tokens, stats, chunks = tokens + new, stats + new_stats, [*chunks, chunk]
         stages = {"load": 0.1, "audio": 0.01, "encoder": 0.02, "llm": 0.05, "talker": 0.04, "vocoder": 0.03}
-        stages |= {"first_text": 0.08, "total": max(0.16, first_s)} | ({"first_audio": 0.12} if speech else {})
+        stages |= {"first_text": 0.08, "total": max(0.16, first_s)} | ({"first_audio": 0.12} if is_heard else {})
         yield Timings(stages, time.perf_counter() - start)
-        voice = np.concatenate(chunks) if chunks else None
+        voice = np.concatenate([np.zeros(0, np.float32), *chunks]) if speech else None
         warnings = ["This answer comes from a test tone."]
         yield Finished(
             Result(" ".join(words), voice, SAMPLE_RATE_HZ, tokens, stats, stages, warnings), time.perf_counter() - start

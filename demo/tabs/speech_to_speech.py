@@ -140,8 +140,8 @@ def _decoding(app: App) -> Decoding:
 
 
 def _playable(result: Any) -> tuple[int, Any] | None:
-    """Returns (sample rate in Hz, int16 samples) of an answer, or None where it has no audio."""
-    return None if result.audio is None else (result.sample_rate_hz, to_int16(result.audio))
+    """Returns (sample rate in Hz, int16 samples) of an answer, or None where it is silent."""
+    return (result.sample_rate_hz, to_int16(result.audio)) if len(result.audio) else None
 
 
 def _figures(snapshot: Snapshot) -> str:
@@ -151,13 +151,15 @@ def _figures(snapshot: Snapshot) -> str:
     timings = result.timings
     tiles = [
         ("First text", f"{timings['first_text']:.2f}", "s"),
-        ("First audio", f"{timings['first_audio']:.2f}", "s"),
         ("Whole answer", f"{timings['total']:.2f}", "s"),
         ("Talker speed", f"{len(result.speech_tokens) / max(timings['talker'], 1e-9):.0f}", "tokens/s"),
     ]
     if snapshot.audio_s > 0.0:
-        tiles.append(("Real-time factor", f"{timings['total'] / snapshot.audio_s:.2f}", "× real time"))
-        tiles.append(("Length", f"{snapshot.audio_s:.1f}", "s"))
+        tiles += [
+            ("First audio", f"{timings['first_audio']:.2f}", "s"),
+            ("Real-time factor", f"{timings['total'] / snapshot.audio_s:.2f}", "× real time"),
+            ("Audio length", f"{snapshot.audio_s:.1f}", "s"),
+        ]
     return render.figures(tiles, timings, result.warnings)
 
 

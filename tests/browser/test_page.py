@@ -104,6 +104,14 @@ def test_an_uploaded_clip_is_answered_in_text_and_sound(page, served):
     expect(button(page, "Stop")).to_be_disabled()
 
 
+def test_an_answer_without_sound_is_shown(page, served):
+    open_page(page, served.url)
+    ask(page, "mute")
+    expect(status(page)).to_contain_text("Answered")
+    expect(page.get_by_text("Whole answer")).to_be_visible()
+    expect(page.get_by_text("Real-time factor").locator("visible=true")).to_have_count(0)
+
+
 def test_text_alone(page, served):
     open_page(page, served.url, "?tab=s2t")
     expect(page.get_by_role("tab", name="Speech to text")).to_have_attribute("aria-selected", "true")
