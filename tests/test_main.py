@@ -68,7 +68,7 @@ def test_s2s(loads, question, tmp_path):
 
 
 def test_stream(loads, fake_model, question, tmp_path):
-    result = run("stream", "--audio", question, "--out", tmp_path / "a.wav", "--mask", "streaming", "--json")
+    result = run("stream", "--audio", question, "--out", tmp_path / "a.wav", "--json")
     record = last_json(result)
     assert record["first_audio_s"] == 0.3
     assert record["chunks"] == [{"t_s": 0.3, "audio_s": 0.25}] * 2
@@ -92,6 +92,18 @@ def test_eval_of_a_file(loads, small_set, tmp_path):
     assert (written["n"], written["right"], written["seed"]) == (2, 1, 5)
     assert [cell["right"] for cell in written["cells"]] == [True, False]
     assert printed == {key: value for key, value in written.items() if key != "cells"}
+
+
+def test_eval_of_the_heldout_set(loads, monkeypatch, question, tmp_path):
+    def heldout_items(workdir, n):
+        return [{"id": str(i), "audio": str(question), "key": "four", "voice": workdir.name} for i in range(n)]
+
+    monkeypatch.setattr("vocalnet.training.heldout.heldout_items", heldout_items)
+    options = ["--set", "heldout", "--n", 3, "--n-speech", 0, "--workdir", tmp_path / "clips"]
+    result = run("eval", *options, "--out", tmp_path / "r.json")
+    assert result.exit_code == 0, result.stderr
+    assert result.stdout == f"3 of 3 right; details in {tmp_path / 'r.json'}\n"
+    assert json.loads((tmp_path / "r.json").read_text())["right_by_voice"] == {"clips": {"n": 3, "right": 3}}
 
 
 @pytest.mark.parametrize("command", GENERATING)

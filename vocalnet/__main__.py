@@ -124,7 +124,9 @@ def stream(
     generation: Generation,
     audio: Audio,
     out: Out,
-    mask: Annotated[str, typer.Option(help="full, or streaming: speech starts before the text is complete.")] = "full",
+    mask: Annotated[
+        str, typer.Option(help="streaming: speech starts before the text is complete; or full.")
+    ] = "streaming",
     as_json: AsJson = False,
 ) -> None:
     """Answers as s2s does, shows the text while it comes, and tells when each chunk of sound was ready."""
@@ -151,7 +153,7 @@ def evaluate(
     generation: Generation,
     items: Annotated[str, typer.Option("--set", help="heldout (nano's questions), or a JSON list of items.")],
     out: Out,
-    n: Annotated[int, typer.Option(help="Questions of the held-out set.", min=1)] = 400,
+    n: Annotated[int, typer.Option(help="Questions of the held-out set.", min=1)] = 330,
     n_speech: Annotated[int, typer.Option(help="How many answers are also judged by ear.", min=0)] = 100,
     p835: Annotated[bool, typer.Option("--p835", help="Also score DNSMOS P.835, about 3 s an answer.")] = False,
     workdir: Annotated[Path, typer.Option(help="Where the clips of the held-out set are kept.")] = Path("work/heldout"),
@@ -167,7 +169,7 @@ def evaluate(
     if items == "heldout":
         from vocalnet.training.heldout import heldout_items
 
-        questions = heldout_items(workdir, n, seed)
+        questions = heldout_items(workdir, n)  # the same set, whatever the seed of the draws
     else:
         questions = evaluation.load_items(items)
     model = generation.load()
