@@ -17,6 +17,7 @@ from vocalnet.adaptor import Adaptor
 from vocalnet.config import TalkerConfig
 from vocalnet.decoder.keys import our_key
 from vocalnet.decoder.load import load_talker, save_talker
+from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "talker"
@@ -103,7 +104,8 @@ def test_our_layout_round_trip(
     assert torch.equal(again.adapt(torch.ones(1, 9, 6)), talker.adapt(torch.ones(1, 9, 6)))
     assert (again.projector.inlet.state_dict() == {}) == (llm_dim == 32)
     text = torch.randn(1, 7, llm_dim)
-    assert torch.equal(again.generate(text), talker.generate(text))
+    options = DecodeOptions(max_tokens=10)
+    assert torch.equal(again.generate(text, options), talker.generate(text, options))
 
 
 def test_a_talker_without_adaptor_says_so(make_talker: Callable[..., Talker]) -> None:

@@ -69,6 +69,8 @@ def test_limits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None
     assert len(talker.generate(texts[0][None], replace(options, max_tokens=10))) == 10
     # the published count: start token included, checked between steps
     assert len(talker.generate(texts[0][None], replace(options, max_tokens=10, count="released"))) == 12
+    tokens, logits = talker.generate(texts[0][None], replace(options, max_tokens=1, count="released"), True)
+    assert len(tokens) == len(logits) == 0
 
 
 def test_long_answers_outgrow_the_first_cache(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:

@@ -35,14 +35,15 @@ def load_talker(folder: str | Path, device: str = "cpu", dtype: torch.dtype = to
     values = json.loads((folder / "config.json").read_text())
     if values.get("model_type", "").startswith("omni_speech"):
         weights = _released_weights(folder)
-        config, adaptor = released_config(values, weights), int(values.get("speech_encoder_ds_rate", 5))
+        config, rate = released_config(values, weights), int(values.get("speech_encoder_ds_rate", 5))
     else:
         weights = _read(folder, ("",), "talker.safetensors")
         config = from_dict(TalkerConfig, values.get("talker") or {}, f"{folder / 'config.json'}: talker")
-        adaptor = from_dict(AdaptorConfig, values.get("adaptor") or {}, f"{folder / 'config.json'}: adaptor").rate
-    talker = Talker(config, _empty_adaptor(weights, adaptor))
+        rate = from_dict(AdaptorConfig, values.get("adaptor") or {}, f"{folder / 'config.json'}: adaptor").rate
+    with torch.device("meta"):  # the file's tensors become the weights: nothing is drawn, nothing is held twice
+        talker = Talker(config, _empty_adaptor(weights, rate))
     check_keys(talker.state_dict(), weights, str(folder))
-    talker.load_state_dict(weights)
+    talker.load_state_dict(weights, assign=True)
     return talker.to(device=device, dtype=dtype).eval()
 
 

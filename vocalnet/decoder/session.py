@@ -43,7 +43,8 @@ class Spoken:
 
     def logits(self) -> Tensor:
         """Returns the raw logits of the kept picks, the end token's too, (n_picked, V_s)."""
-        return torch.stack([row for row, (*_, kept) in zip(self._logits, self._proposals, strict=True) if kept])
+        kept = [row for row, (*_, is_kept) in zip(self._logits, self._proposals, strict=True) if is_kept]
+        return torch.stack(kept) if kept else torch.empty(0, 0)
 
     def take_picks(self) -> list[TokenStat]:
         """Returns what the heads believed of each token proposed since the last call, and lets go of the logits."""
