@@ -9,7 +9,7 @@ from vocoder_helpers import assert_close
 
 from vocalnet.vocoder.prompt import VoicePrompt
 from vocalnet.vocoder.token2wav import Token2Wav
-from vocalnet.vocoder.token_stream import STYLES
+from vocalnet.vocoder.token_stream import STYLES, OfficialWindows, VocalNetWindows
 from vocalnet.vocoder.wave_stream import FADES
 
 MEL_TOLERANCE = 2e-4
@@ -29,6 +29,31 @@ def test_released_styles(token2wav, inputs, voice, official, vocalnet, style, n)
     for i, (mel, wave) in enumerate(parts):
         assert_close(mel, expected[f"stream_mel_{i}"], MEL_TOLERANCE)
         assert wave.shape == expected[f"stream_wave_{i}"].shape
+
+
+def test_official_windows():
+    """The first hop aligns the prompt with the chunk grid, then hops double up to 100 (`CosyVoice2Model.tts`)."""
+    windows = OfficialWindows(chunk=25, n_prompt=12)
+    places = [(w.n_seen, w.offset, w.chunk, w.is_final) for w in windows.due(300, last=True)]
+    assert places == [
+        (41, 0, 25, False),
+        (91, 38, 25, False),
+        (191, 88, 25, False),
+        (291, 188, 25, False),
+        (300, 288, None, True),
+    ]
+
+
+def test_vocalnet_windows():
+    """One window per push however much has arrived; the last push works off the rest (`tts_direct_update`)."""
+    windows = VocalNetWindows()
+    pushes = [list(windows.due(n, last)) for n, last in ((14, False), (90, False), (91, False), (150, True))]
+    assert [[(w.n_seen, w.offset, w.is_final) for w in push] for push in pushes] == [
+        [],
+        [(15, 0, False)],
+        [(27, 12, False)],
+        [(77, 24, False), (127, 74, False), (150, 124, True)],
+    ]
 
 
 @pytest.mark.parametrize("style", ["official", "vocalnet"])
