@@ -51,6 +51,4 @@ def load_recipes(scale: str, work: Path) -> dict[str, Recipe]:
         raise ValueError(f"There is no recipe {scale!r}. Available: {known}")
     content = yaml.safe_load(path.read_text())
     model = from_dict(VocalNetConfig, content["model"], f"{path.name}: model")
-    return {
-        stage: Recipe(stage, work, content["seed"], model, options) for stage, options in content["stages"].items()
-    }
+    return {stage: Recipe(stage, work, content["seed"], model, options) for stage, options in content["stages"].items()}

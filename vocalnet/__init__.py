@@ -5,13 +5,19 @@ model = vocalnet.load("nano")
 answer = model.respond(audio="question.wav")
 """
 
-from vocalnet.checkpoint import load
-from vocalnet.decoder.load import load_talker
-from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
-from vocalnet.events import AudioChunk, Finished, SpeechTokens, TextDelta, Timings
-from vocalnet.model import VocalNet
-from vocalnet.session import Session
-from vocalnet.vocoder.token2wav import load_token2wav
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from vocalnet.checkpoint import load
+    from vocalnet.decoder.load import load_talker
+    from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
+    from vocalnet.events import AudioChunk, Finished, SpeechTokens, TextDelta, Timings
+    from vocalnet.model import VocalNet
+    from vocalnet.session import Session
+    from vocalnet.vocoder.token2wav import load_token2wav
 
 __all__ = [
     "AudioChunk",
@@ -27,3 +33,21 @@ __all__ = [
     "load_talker",
     "load_token2wav",
 ]
+
+_HOMES = {
+    "vocalnet.checkpoint": ("load",),
+    "vocalnet.decoder.load": ("load_talker",),
+    "vocalnet.decoder.options": ("DecodeOptions", "RepetitionPenalty"),
+    "vocalnet.events": ("AudioChunk", "Finished", "SpeechTokens", "TextDelta", "Timings"),
+    "vocalnet.model": ("VocalNet",),
+    "vocalnet.session": ("Session",),
+    "vocalnet.vocoder.token2wav": ("load_token2wav",),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used, so that `vocalnet --help` does not wait for torch."""
+    for home, names in _HOMES.items():
+        if name in names:
+            return getattr(importlib.import_module(home), name)
+    raise AttributeError(f"module 'vocalnet' has no attribute {name!r}")

@@ -183,7 +183,7 @@ def evaluate(
         seed=seed,
         n_speech=n_speech,
         source_voice=source_voice if has_flite else None,
-        resynthesise=getattr(model, "resynthesise", None),
+        resynthesise=model.resynthesise if getattr(model, "speech_tokenizer", None) else None,
         judges=evaluation.Judges(make_mos=functools.partial(Dnsmos, has_p835=p835)),
     )
     files.write_json(out, report)

@@ -1,9 +1,9 @@
 """Checkpoint folders: one safetensors file per component beside config.json and the tokenizer's files.
 
-    config.json                       VocalNetConfig
-    encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors
-    tokenizer.json, ...               of the LLM
-    card.json                         name, licence and provenance (optional)
+config.json                       VocalNetConfig
+encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors
+tokenizer.json, ...               of the LLM
+card.json                         name, licence and provenance (optional)
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@ A config travels with its checkpoint as `config.json`. Unknown keys are errors, 
 silently becomes a default.
 
 Letters (also in the other modules): B batch, T_a mel frames, T_e encoder frames, L_a audio embeddings, L_t text
-positions, L_s speech tokens, C_t / C_s text and speech chunk, K tokens per step, M MTP modules, G group size, D / D_s LLM
-and talker width, H heads, V_t / V_s vocabularies, P prompt tokens, N mel frames of the vocoder.
+positions, L_s speech tokens, C_t / C_s text and speech chunk, K tokens per step, M MTP modules, G group size, D / D_s
+LLM and talker width, H heads, V_t / V_s vocabularies, P prompt tokens, N mel frames of the vocoder.
 """
 
 from __future__ import annotations
@@ -183,7 +183,9 @@ class VocalNetConfig:
     family: str = "nano"  # prompt format and special ids: a row of tokens.FAMILIES
     encoder: EncoderConfig = field(default_factory=EncoderConfig)
     adaptor: AdaptorConfig = field(default_factory=AdaptorConfig)
-    llm: dict[str, Any] = field(default_factory=dict)  # a transformers config as a dict; "model_type" picks the architecture
+    llm: dict[str, Any] = field(
+        default_factory=dict
+    )  # a transformers config as a dict; "model_type" picks the architecture
     talker: TalkerConfig | None = field(default_factory=TalkerConfig)  # None: a speech-to-text checkpoint
     flow: FlowConfig | None = field(default_factory=FlowConfig)
     hift: HiftConfig | None = field(default_factory=HiftConfig)

@@ -49,7 +49,7 @@ class SpeechEncoder(nn.Module):
 
         Args:
             mel: log-mel frames, 100 per second, zero where a clip is padded.
-            lengths: (B,) valid mel frames of each clip; None: all. States past a clip's end are meaningless, and a clip's
+            lengths: (B,) valid mel frames of each clip; None: all. States past a clip's end are meaningless, and its
                 valid states do not depend on its batch mates.
         """
         B, _, T_a = mel.shape

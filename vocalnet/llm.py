@@ -58,9 +58,7 @@ def prompt_pieces(tokenizer: PreTrainedTokenizerBase, family: Family, messages: 
     """Returns the prompt's token ids, cut at every PLACEHOLDER: one piece more than there are audios."""
     turns = [{"role": "system", "content": family.system}] if family.system else []
     turns += [{"role": message.role, "content": message.content} for message in messages]
-    text = tokenizer.apply_chat_template(
-        turns, tokenize=False, add_generation_prompt=True, **family.template_arguments
-    )
+    text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **family.template_arguments)
     return [tokenizer.encode(piece, add_special_tokens=False) for piece in text.split(PLACEHOLDER)]
 
 

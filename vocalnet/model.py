@@ -24,7 +24,7 @@ from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
 from vocalnet.events import Event, Result
 from vocalnet.llm import backbone, build_llm, embed_prompt, end_ids, text_end_embedding
 from vocalnet.tokens import family
-from vocalnet.vocoder.frontend import whisper_mel
+from vocalnet.vocoder.frontend import resample, whisper_mel
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
 from vocalnet.vocoder.token2wav import Token2Wav
 
@@ -93,7 +93,7 @@ class VocalNet(PreTrainedModel):
         return 0 if self.vocoder is None else self.vocoder.sample_rate_hz
 
     def features(self, samples: np.ndarray) -> Tensor:
-        """Returns encoder states (T_e, D_e) of 16 kHz mono samples (n,); long audio is cut into windows, joined again."""
+        """Returns encoder states (T_e, D_e) of 16 kHz mono samples (n,); long audio goes through in windows."""
         encoder, config = self.encoder, self.parts.encoder
         rows = []
         for piece in windows(samples, config.window_s):
@@ -108,6 +108,15 @@ class VocalNet(PreTrainedModel):
     def adapt(self, features: Tensor) -> Tensor:
         """Returns audio embeddings (L_a, D) of encoder states (T_e, D_e)."""
         return self.adaptor(features[None])[0]
+
+    @torch.inference_mode()
+    def resynthesise(self, samples: np.ndarray, sample_rate_hz: int) -> tuple[np.ndarray, int]:
+        """Returns speech (n,) after its way through speech tokens and back, and its rate: the ceiling of the talker."""
+        assert self.speech_tokenizer is not None
+        assert self.vocoder is not None
+        wave = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ)
+        tokens = self.speech_tokenizer.tokenize(whisper_mel(wave, self.speech_tokenizer.config.n_mels))
+        return self.vocoder.vocode(self.vocoder.flow(tokens))[0][0].numpy(), self.sample_rate_hz
 
     def answer_states(
         self, features: Sequence[Tensor], prompts: Sequence[Sequence[Sequence[int]]], answers: Sequence[Sequence[int]]

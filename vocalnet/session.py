@@ -2,8 +2,8 @@
 
     audio -> encoder states -> LLM tokens -> (C_t at a time) talker -> speech tokens -> vocoder -> samples
 
-With `DecodeOptions(mask="streaming")` the three overlap; with "full" the talker waits for the whole text and the vocoder for
-all tokens, for the best quality. Closing the iterator cancels.
+With `DecodeOptions(mask="streaming")` the three overlap; with "full" the talker waits for the whole text and the vocoder
+for all tokens, for the best quality. Closing the iterator cancels.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ class Session:
         run.first("first_text")
         if run.audio:
             run.first("first_audio")
-        run.stages["total"] = run.now()
+        run.stages["total"] = run.now()  # from the call: loading is not in it
         yield Timings(dict(run.stages), run.now())
         result = Result(
             text=run.text,
@@ -249,7 +249,7 @@ class _Speaker:
         units = self.model.parts.talker.n_units
         pushed = run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
         tokens = [token for token in pushed if token < units]  # the published streaming code returns end tokens too
-        stats = [TokenStat(p.head, p.entropy, p.max_prob, p.logprob, p.kept) for p in session.take_picks()]
+        stats = session.take_picks()
         run.speech_tokens += tokens
         run.stats += stats
         if tokens:

@@ -13,7 +13,9 @@ from vocalnet.training.corpus import noise
 def _filter(rng: np.random.Generator, n_bins: int) -> np.ndarray:
     """Returns a random gain curve (n_bins,) over 0..8 kHz: tilt, a resonance, and sometimes a telephone's band."""
     f = np.linspace(0, 1, n_bins)
-    gain_db = rng.uniform(-8, 8) * f + rng.uniform(-6, 6) * np.exp(-(((f - rng.uniform(0, 1)) / rng.uniform(0.05, 0.3)) ** 2))
+    gain_db = rng.uniform(-8, 8) * f + rng.uniform(-6, 6) * np.exp(
+        -(((f - rng.uniform(0, 1)) / rng.uniform(0.05, 0.3)) ** 2)
+    )
     gain = 10 ** (gain_db / 20)
     if rng.random() < 0.2:
         low, high = rng.uniform(0, 0.04), rng.uniform(0.42, 0.9)
@@ -64,7 +66,7 @@ def augment(
 ) -> tuple[np.ndarray, Warp]:
     """Returns a changed copy of a 16 kHz clip (n,) and how its time was changed.
 
-    Speed with pitch, surrounding silence and level always change, the acoustics only for a share of clips: they are costly.
+    Speed with pitch, surrounding silence and level always change; acoustics, which are costly, for a share of clips.
     """
     factor = rng.uniform(1 - warp, 1 + warp)
     samples = np.interp(np.arange(0, len(samples) - 1, factor), np.arange(len(samples)), samples)

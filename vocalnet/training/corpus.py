@@ -1,9 +1,9 @@
 """nano's data on disk: question clips, answer clips, and JSON lists in the released format.
 
-    data/train.json, data/dev.json   [{"id", "speech", "conversations", "units", "topic", "question", "voice"}]
-    data/questions/ID.wav            16 kHz mono int16
-    data/answers/HASH.wav            the answer in nano's own voice; equal answers share one clip
-    data/units/HASH.npy              its speech tokens, written by the tokenizer stage
+data/train.json, data/dev.json   [{"id", "speech", "conversations", "units", "topic", "question", "voice"}]
+data/questions/ID.wav            16 kHz mono int16
+data/answers/HASH.wav            the answer in nano's own voice; equal answers share one clip
+data/units/HASH.npy              its speech tokens, written by the tokenizer stage
 """
 
 from __future__ import annotations

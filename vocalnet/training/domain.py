@@ -1,8 +1,8 @@
 """nano's question domain: what is asked, what is answered, and which combinations are held out.
 
 A question is (frame, template, slot values). The frame is a polite wrapper ("Can you tell me ..."), so the domain is
-combinatorial: a held-out question is a combination that is trained in no voice, while its fact (a capital, an opposite) is
-trained in other wordings. The split is a hash of the combination; it never depends on how many items are drawn.
+combinatorial: a held-out question is a combination that is trained in no voice, while its fact (a capital, an opposite)
+is trained in other wordings. The split is a hash of the combination; it never depends on how many items are drawn.
 """
 
 from __future__ import annotations
@@ -212,17 +212,8 @@ def counting() -> Iterator[Question]:
     for a, b in itertools.product(range(21), repeat=2):
         if 2 <= abs(a - b) <= 6:
             sequence = [v.number(i) for i in (range(a, b + 1) if a < b else range(a, b - 1, -1))]
-            for question in _make(
-                "counting",
-                "",
-                wordings,
-                ("{listed}.",),
-                " ".join(sequence),
-                a=v.number(a),
-                b=v.number(b),
-                listed=", ".join(sequence),
-            ):
-                yield question
+            slots = {"a": v.number(a), "b": v.number(b), "listed": ", ".join(sequence)}
+            yield from _make("counting", "", wordings, ("{listed}.",), " ".join(sequence), **slots)
 
 
 def comparison() -> Iterator[Question]:
@@ -342,8 +333,20 @@ TOPICS: dict[str, Callable[[], Iterator[Question]]] = {
     "refusal": refusal,
 }
 # Shares of a drawn set; the listed topics are sampled, `repeat` is generated.
-SHARES = {"arithmetic": 0.18, "calendar": 0.11, "capitals": 0.11, "opposites": 0.09, "plurals": 0.06, "counting": 0.05, "comparison": 0.06,
-          "units": 0.05, "greetings": 0.05, "identity": 0.04, "refusal": 0.08, "repeat": 0.12}  # fmt: skip
+SHARES = {
+    "arithmetic": 0.18,
+    "calendar": 0.11,
+    "capitals": 0.11,
+    "opposites": 0.09,
+    "plurals": 0.06,
+    "counting": 0.05,
+    "comparison": 0.06,
+    "units": 0.05,
+    "greetings": 0.05,
+    "identity": 0.04,
+    "refusal": 0.08,
+    "repeat": 0.12,
+}
 
 
 def draw(split: str, n: int, seed: int) -> list[Question]:

@@ -1,7 +1,7 @@
 """The training loop of nano's stages: seeded, logged, and resumable after SIGKILL to the same losses.
 
-The batch of step k and all its random draws depend on (seed, k) alone, so a resumed run repeats an uninterrupted one bit for
-bit on the CPU.
+The batch of step k and all its random draws depend on (seed, k) alone, so a resumed run repeats an uninterrupted one bit
+for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -51,8 +51,10 @@ def step_seed(seed: int, step: int) -> int:
     return int(np.random.SeedSequence([seed, step]).generate_state(1)[0])
 
 
-def batch_order(n: int, batch_size: int, seed: int, lengths: Iterable[int] | None = None) -> Callable[[int], np.ndarray]:
-    """Returns step -> item indices: epochs of shuffled batches; with `lengths`, each batch holds clips of similar length."""
+def batch_order(
+    n: int, batch_size: int, seed: int, lengths: Iterable[int] | None = None
+) -> Callable[[int], np.ndarray]:
+    """Returns step -> item indices: epochs of shuffled batches, each of items of similar length if `lengths` are given."""
     per_epoch = max(1, n // batch_size)
     sizes = None if lengths is None else np.asarray(list(lengths))
 
@@ -61,7 +63,8 @@ def batch_order(n: int, batch_size: int, seed: int, lengths: Iterable[int] | Non
         order = rng.permutation(n)
         if sizes is not None:
             pool = batch_size * 50
-            order = np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in np.split(order, range(pool, n, pool))])
+            parts = np.split(order, range(pool, n, pool))
+            order = np.concatenate([part[np.argsort(sizes[part], kind="stable")] for part in parts])
         rows = np.resize(order, (per_epoch, batch_size))
         return rows[rng.permutation(per_epoch)]
 
@@ -117,7 +120,7 @@ def train(
         state = torch.load(state_path, weights_only=True)
         every.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
-        averaged, start = state["averaged"], state["step"]
+        averaged, start = [value.detach() for value in state["averaged"]], state["step"]
         _truncate_log(log_path, start)
 
     def save(step: int) -> None:
@@ -139,7 +142,8 @@ def train(
                 optimizer.step()
             if config.average:
                 decay = min(config.average, (1 + step) / (10 + step))
-                torch._foreach_lerp_(averaged, weights, 1 - decay)
+                with torch.no_grad():
+                    torch._foreach_lerp_(averaged, weights, 1 - decay)
             bar.update()
             last = step + 1 == config.steps
             if step % config.log_every == 0 or last:

@@ -1,4 +1,4 @@
-"""Stage 1 (multi-modal alignment): adaptor and LoRA learn to answer speech as the LLM answers text; then LoRA is merged."""
+"""Stage 1 (multi-modal alignment): adaptor and LoRA learn to answer speech as the LLM answers text; then the merge."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The encoder stage: nano's Whisper-architecture encoder learns to recognise speech, then is frozen.
 
-Two losses share it: CTC over letters on every clip, and a phone per frame on clips of flite, which tells when it says what.
-A transformer alone finds its alignment very slowly with CTC (no start of it in 1,300 steps); the phones give it at once.
+Two losses share it: CTC over letters on every clip, and a phone per frame on clips of flite, which tells when it says
+what. With CTC alone a transformer finds the alignment slowly (no sign of it in 1,300 steps); phones give it at once.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from vocalnet.training.data import ALPHABET, characters, clip_lengths, greedy_te
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.synthesis import phones_path
 
-PHONES = (
+PHONES = tuple(
     "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n ng nx ow oy p r s sh t th uh "
-    "uw v w y z zh brth"
-).split()
+    "uw v w y z zh brth".split(" ")
+)
 FRAME_S = CONV_STRIDE / MEL_RATE_HZ
 IGNORED = -100
 PHONE_WEIGHT = 1.0
@@ -108,7 +108,13 @@ def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict
         said = ["".join(ALPHABET[i] for i in characters(e["question"])) for e in dev]
         return {"dev_wer": jiwer.wer(said, heard), "dev_cer": jiwer.cer(said, heard)}
 
-    train({"encoder": encoder, "head": head, "phone_head": phone_head}, losses, loop, folder, seed, evaluate, options["eval_every"])
+    train(
+        {"encoder": encoder, "head": head, "phone_head": phone_head},
+        losses,
+        loop,
+        folder,
+        seed,
+        evaluate,
+        options["eval_every"],
+    )
     return encoder
-
-

@@ -15,7 +15,9 @@ from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.vocoder.flow import Flow, flow_matching_loss
 
 
-def train_flow(answers: Answers, data: Path, folder: Path, config: FlowConfig, options: dict[str, Any], seed: int) -> Flow:
+def train_flow(
+    answers: Answers, data: Path, folder: Path, config: FlowConfig, options: dict[str, Any], seed: int
+) -> Flow:
     """Returns the flow, trained on the answers' tokens (`data/units`) and mels; half of the steps see chunks only.
 
     Args:

@@ -1,4 +1,4 @@
-"""Stage 2 (generative supervised fine-tuning): everything is frozen but the talker, which learns to speak the answers."""
+"""Stage 2 (generative supervised fine-tuning): all is frozen but the talker, which learns to speak the answers."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int) -> l
 
 @torch.no_grad()
 def spoken_states(model: VocalNet, data: Path, entries: list[dict[str, Any]]) -> list[Tensor]:
-    """Returns what the talker hears of every entry, (L_t, D) in half precision: LLM states on the real question clips."""
+    """Returns what the talker hears of every entry, (L_t, D) in half precision: LLM states on its question clip."""
     pieces = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
     states: list[Tensor] = []
     for start in tqdm(range(0, len(entries), CACHE_BATCH), desc="answer states", mininterval=5):

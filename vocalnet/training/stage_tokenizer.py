@@ -79,5 +79,3 @@ def write_units(tokenizer: SpeechTokenizer, answers: Answers, data: Path) -> flo
         with atomic_path(data / "units" / f"{name}.npy") as temporary, temporary.open("wb") as file:
             np.save(file, units.numpy())
     return used.float().mean().item()
-
-

@@ -38,7 +38,7 @@ def pitch(samples: np.ndarray, hift: HiftConfig, n_frames: int) -> Tensor:
 
 
 def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
-    """Returns the multi-resolution STFT loss of waves (B, n): spectral convergence plus log-magnitude L1 (1910.11480)."""
+    """Returns the multi-resolution STFT loss of waves (B, n): convergence plus log-magnitude L1 (arXiv 1910.11480)."""
     total = predicted.new_zeros(())
     for n_fft, hop in RESOLUTIONS:
         window = torch.hann_window(n_fft)

@@ -38,7 +38,23 @@ class Voice:
 
 
 _ESPEAK_LANGUAGES = ("en-us", "en-gb", "en-gb-scotland", "en-gb-x-rp", "en-029")
-_ESPEAK_VARIANTS = ("m1", "m2", "m3", "m4", "m6", "f1", "f2", "f3", "f5", "klatt", "klatt4", "Andy", "steph3", "linda", "Alex")
+_ESPEAK_VARIANTS = (
+    "m1",
+    "m2",
+    "m3",
+    "m4",
+    "m6",
+    "f1",
+    "f2",
+    "f3",
+    "f5",
+    "klatt",
+    "klatt4",
+    "Andy",
+    "steph3",
+    "linda",
+    "Alex",
+)
 _ESPEAK_HELDOUT = ("en-us+m5", "en-gb+f4")
 VOICES: tuple[Voice, ...] = (
     Voice("kal", "flite", 3),

@@ -192,14 +192,44 @@ CANDIDATES = {
 
 # Everyday sentences of languages that nano does not speak, by espeak-ng voice; declined like other topics.
 FOREIGN = {
-    "de": ("Guten Tag, wie geht es Ihnen heute?", "Wo ist der Bahnhof?", "Ich möchte ein Glas Wasser.", "Das Wetter ist schön."),
-    "fr": ("Bonjour, comment allez-vous?", "Où est la gare?", "Je voudrais un verre d'eau.", "Il fait beau aujourd'hui."),
-    "es": ("Buenos días, cómo está usted?", "Dónde está la estación?", "Quiero un vaso de agua.", "Hoy hace buen tiempo."),
-    "it": ("Buongiorno, come sta?", "Dove si trova la stazione?", "Vorrei un bicchiere d'acqua.", "Oggi il tempo è bello."),
+    "de": (
+        "Guten Tag, wie geht es Ihnen heute?",
+        "Wo ist der Bahnhof?",
+        "Ich möchte ein Glas Wasser.",
+        "Das Wetter ist schön.",
+    ),
+    "fr": (
+        "Bonjour, comment allez-vous?",
+        "Où est la gare?",
+        "Je voudrais un verre d'eau.",
+        "Il fait beau aujourd'hui.",
+    ),
+    "es": (
+        "Buenos días, cómo está usted?",
+        "Dónde está la estación?",
+        "Quiero un vaso de agua.",
+        "Hoy hace buen tiempo.",
+    ),
+    "it": (
+        "Buongiorno, come sta?",
+        "Dove si trova la stazione?",
+        "Vorrei un bicchiere d'acqua.",
+        "Oggi il tempo è bello.",
+    ),
     "pt": ("Bom dia, como está?", "Onde fica a estação?", "Queria um copo de água.", "Hoje está bom tempo."),
-    "nl": ("Goedendag, hoe gaat het met u?", "Waar is het station?", "Ik wil graag een glas water.", "Het weer is mooi."),
+    "nl": (
+        "Goedendag, hoe gaat het met u?",
+        "Waar is het station?",
+        "Ik wil graag een glas water.",
+        "Het weer is mooi.",
+    ),
     "sv": ("God dag, hur mår du?", "Var ligger stationen?", "Jag vill ha ett glas vatten.", "Vädret är fint idag."),
-    "pl": ("Dzień dobry, jak się pan ma?", "Gdzie jest dworzec?", "Poproszę szklankę wody.", "Dzisiaj jest ładna pogoda."),
+    "pl": (
+        "Dzień dobry, jak się pan ma?",
+        "Gdzie jest dworzec?",
+        "Poproszę szklankę wody.",
+        "Dzisiaj jest ładna pogoda.",
+    ),
     "tr": ("Merhaba, nasılsınız?", "İstasyon nerede?", "Bir bardak su istiyorum.", "Bugün hava güzel."),
     "fi": ("Hyvää päivää, mitä kuuluu?", "Missä on asema?", "Haluaisin lasin vettä.", "Tänään on kaunis sää."),
     "hu": ("Jó napot, hogy van?", "Hol van az állomás?", "Egy pohár vizet kérek.", "Ma szép idő van."),

@@ -1,8 +1,8 @@
 """nano's speech tokenizer: 16 kHz speech -> 25 Hz tokens by finite scalar quantisation (FSQ, arXiv 2309.15505).
 
-It stands where the released models use CosyVoice 2's supervised tokenizer (an ONNX file, frontend.py), and is trained alike:
-an encoder whose quantised states must still tell the words, here besides reconstructing the mel. Unlike that one it is
-purely convolutional, so a token depends on about half a second of speech only and any length works.
+It stands where the released models use CosyVoice 2's supervised tokenizer (an ONNX file, prompt.py), and is trained
+alike: an encoder whose quantised states must still tell the words, here besides reconstructing the mel. Unlike that one
+it is purely convolutional, so a token depends on about half a second of speech only and any length works.
 """
 
 from __future__ import annotations

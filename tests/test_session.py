@@ -1,0 +1,112 @@
+"""Sessions: one loop for streaming and offline, no shared state, clear refusals."""
+
+import itertools
+
+import numpy as np
+import pytest
+import torch
+
+import vocalnet.session
+from vocalnet import AudioChunk, DecodeOptions, Finished, SpeechTokens, TextDelta, Timings
+from vocalnet.llm import Message, backbone, embed_prompt, prompt_pieces, user_content
+
+SHORT = DecodeOptions(tokens_per_step=3, max_tokens=40, min_tokens=20)
+SHORT_STREAM = DecodeOptions(tokens_per_step=3, max_tokens=80, min_tokens=70, mask="streaming")
+
+
+@pytest.mark.parametrize("options", [SHORT, SHORT_STREAM], ids=["full", "streaming"])
+def test_the_result_folds_the_stream(tiny_model, question, options):
+    events = list(tiny_model.stream(audio=question, options=options))
+    result = events[-1].result
+    assert isinstance(events[-1], Finished)
+    assert isinstance(events[-2], Timings)
+    assert result.text == "".join(e.text for e in events if isinstance(e, TextDelta))
+    assert result.speech_tokens == [t for e in events if isinstance(e, SpeechTokens) for t in e.tokens]
+    audio = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
+    assert np.array_equal(result.audio, audio)
+    assert len(audio) == len(result.speech_tokens) * 640  # 25 tokens a second at 16 kHz
+    times = [e.t_s for e in events]
+    assert times == sorted(times)
+
+
+def test_streaming_sounds_before_the_last_tokens_come(tiny_model, question):
+    kinds = [type(e) for e in tiny_model.stream(audio=question, options=SHORT_STREAM)]
+    assert kinds.index(AudioChunk) < len(kinds) - 1 - kinds[::-1].index(SpeechTokens)
+
+
+def test_two_interleaved_sessions_equal_two_single_ones(tiny_model, question):
+    other = (question[0][::-1].copy(), question[1])
+    expected = [tiny_model.respond(audio=q, options=SHORT_STREAM) for q in (question, other)]
+    streams = [tiny_model.stream(audio=q, options=SHORT_STREAM) for q in (question, other)]
+    results = [None, None]
+    for pair in itertools.zip_longest(*streams):
+        for i, event in enumerate(pair):
+            if isinstance(event, Finished):
+                results[i] = event.result
+    for got, want in zip(results, expected, strict=True):
+        assert got.text == want.text
+        assert got.speech_tokens == want.speech_tokens
+        assert np.array_equal(got.audio, want.audio)
+
+
+def test_later_turns_hear_the_earlier_ones(tiny_model, question, monkeypatch):
+    prompts = []
+
+    def record(llm, pieces, audio):
+        prompts.append((tiny_model.tokenizer.decode([i for piece in pieces for i in piece]), len(audio)))
+        return embed_prompt(llm, pieces, audio)
+
+    monkeypatch.setattr(vocalnet.session, "embed_prompt", record)
+    session = tiny_model.session()
+    first = session.respond(audio=question, speech=False).text
+    session.respond(text="And minus two?", speech=False)
+    session.respond(audio=question, speech=False)
+    assert [n for _, n in prompts] == [1, 1, 2]
+    assert prompts[1][0] == f"<|user|><|end|><|assistant|>{first}<|end|><|user|>And minus two?<|end|><|assistant|>"
+
+
+def test_cached_decoding_equals_uncached(tiny_model, question):
+    """Every answer token equals the one that a forward pass over the whole sequence gives."""
+    model = tiny_model
+    text = model.respond(audio=question, speech=False).text
+    pieces = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
+    inputs = embed_prompt(model.llm, pieces, [model.adapt(model.features(question[0]))])
+    ids = []
+    while len(ids) < model.parts.max_text_tokens:
+        state = backbone(model.llm)(inputs_embeds=inputs).last_hidden_state[:, -1]
+        token = int(model.llm.get_output_embeddings()(state).argmax())
+        if token == model.tokenizer.eos_token_id:
+            break
+        ids.append(token)
+        inputs = torch.cat([inputs, model.llm.get_input_embeddings()(torch.tensor([[token]]))], 1)
+    assert model.tokenizer.decode(ids, skip_special_tokens=True) == text
+
+
+def test_windows_are_announced(tiny_model):
+    long = (np.random.default_rng(0).standard_normal(80_000).astype(np.float32) * 0.1, 16_000)
+    result = tiny_model.respond(audio=long, speech=False)
+    assert any("windows of 2 s" in warning for warning in result.warnings)
+    assert result.audio is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        ({}, "Give one question"),
+        ({"text": " "}, "Give one question"),
+        ({"audio": "missing.wav"}, "missing.wav"),
+        ({"text": "Hi", "voice": "anna"}, "one voice"),
+        ({"text": "Hi", "options": DecodeOptions(tokens_per_step=9)}, "tokens_per_step is 9"),
+        ({"text": "Hi", "options": DecodeOptions(policy="magic")}, "unknown policy"),
+    ],
+)
+def test_bad_questions_are_refused_before_any_event(tiny_model, arguments, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        tiny_model.stream(**arguments)
+
+
+def test_closing_the_stream_cancels(tiny_model, question):
+    stream = tiny_model.stream(audio=question, options=SHORT_STREAM)
+    next(stream)
+    stream.close()
+    assert list(stream) == []

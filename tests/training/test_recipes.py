@@ -1,0 +1,73 @@
+"""Every recipe for a few steps: `make nano SCALE=smoke` ends in a checkpoint that answers."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import vocalnet
+from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
+
+ROOT = Path(__file__).parents[2]
+
+
+def _train(work: Path, *arguments: str) -> subprocess.Popen:
+    command = [sys.executable, "-m", "train.run", "--scale", "smoke", "--work", str(work), "--threads", "1", *arguments]
+    return subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.fixture(scope="module")
+def work(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("smoke")
+    process = _train(folder)
+    _, errors = process.communicate(timeout=400)
+    assert process.returncode == 0, errors
+    return folder
+
+
+def test_the_smoke_run_ends_in_a_loadable_checkpoint(work):
+    model = vocalnet.load(work / "checkpoint")
+    clip = next((work / "data" / "questions").glob("*.wav"))
+    result = model.respond(audio=clip, options=vocalnet.DecodeOptions(max_tokens=10))
+    assert len(result.speech_tokens) <= 10
+    assert vocalnet.load_token2wav(work / "checkpoint").flow([1, 2, 3]).shape == (1, 80, 6)
+
+
+def test_every_stage_logs_its_losses(work):
+    for stage in ("tokenizer", "vocoder", "flow", "encoder", "text", "align", "talker"):
+        rows = [json.loads(line) for line in (work / "runs" / stage / "metrics.jsonl").read_text().splitlines()]
+        assert all(row["total"] == pytest.approx(row["total"]) for row in rows), stage
+        assert json.loads((work / "runs" / stage / "done.json").read_text())["commit"]
+
+
+def test_a_stage_killed_by_the_system_resumes_to_the_same_losses(work, tmp_path):
+    stage = "flow"
+    for name in ("data", "checkpoint"):
+        (tmp_path / name).symlink_to(work / name)
+    process = _train(tmp_path, "--only", stage)
+    log = tmp_path / "runs" / stage / "metrics.jsonl"
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None and not (log.exists() and log.read_text()):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    again = _train(tmp_path, "--only", stage)
+    _, errors = again.communicate(timeout=200)
+    assert again.returncode == 0, errors
+    losses = [
+        [json.loads(line)["total"] for line in (folder / "runs" / stage / "metrics.jsonl").read_text().splitlines()]
+        for folder in (work, tmp_path)
+    ]
+    assert losses[0] == losses[1]
+
+
+def test_heldout_sentences_outside_the_domain_are_as_many_as_promised():
+    from vocalnet.training.domain import refusal
+
+    assert len(set(OTHER_TOPICS)) == 60
+    assert len(set(FOREIGN)) == 20
+    assert not {text.lower() for text in OTHER_TOPICS} & {q.text.lower() for q in refusal()}
