@@ -4,7 +4,7 @@
 #   make test               all tests
 #   make check              lint, format, types, import direction
 #   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
-#   make eval               the held-out questions -> results/eval-nano.json
+#   make eval               the held-out questions -> results/eval-nano.json, and into nano's model card
 #
 # PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
 
@@ -40,6 +40,7 @@ nano: $(STAMPS)/requirements-dev $(STAMPS)/voices
 
 eval: $(STAMPS)/requirements $(STAMPS)/voices
 	$(PY) -m vocalnet eval --set heldout --out results/eval-nano.json
+	$(PY) -m train.bundle
 
 # --- set-up: one stamp per step, inside .venv so that removing it starts over ---
 

@@ -52,17 +52,18 @@ def flow(recipe: Recipe) -> None:
     save_component(recipe.checkpoint, "flow", trained)
 
 
-def encoder(recipe: Recipe) -> None:
-    """Trains the encoder as a recogniser."""
-    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "encoder", trained.whisper)
-
-
 def text(recipe: Recipe) -> None:
     """Trains the BPE tokenizer and the LLM on the domain's text."""
     llm, bpe = train_text(recipe.folder, recipe.model.llm, recipe.config, recipe.seed)
     bpe.save_pretrained(recipe.checkpoint)
     save_component(recipe.checkpoint, "text_llm", llm)
+
+
+def encoder(recipe: Recipe) -> None:
+    """Trains the encoder as a recogniser of the LLM's tokens."""
+    bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
+    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "encoder", trained.whisper)
 
 
 def align(recipe: Recipe) -> None:
@@ -86,8 +87,8 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "tokenizer": tokenizer,
     "vocoder": vocoder,
     "flow": flow,
-    "encoder": encoder,
     "text": text,
+    "encoder": encoder,
     "align": align,
     "talker": talker,
 }

@@ -45,7 +45,11 @@ class SpeechEncoder(nn.Module):
         return self.whisper.max_source_positions * CONV_STRIDE
 
     def forward(self, mel: Tensor, lengths: Tensor | None = None) -> Tensor:
-        """Returns encoder states (B, T_e, D_e) of log-mels (B, n_mels, T_a), T_a at most one window.
+        """Returns encoder states (B, T_e, D_e); arguments of `layer_states`."""
+        return self.layer_states(mel, lengths)[-1]
+
+    def layer_states(self, mel: Tensor, lengths: Tensor | None = None) -> list[Tensor]:
+        """Returns normed states (B, T_e, D_e) after every layer, of log-mels (B, n_mels, T_a) of at most one window.
 
         Args:
             mel: log-mel frames, 100 per second, zero where a clip is padded.
@@ -67,6 +71,8 @@ class SpeechEncoder(nn.Module):
         x = functional.gelu(encoder.conv2(x)).transpose(1, 2)  # (B, T_e, D_e)
         x = x + encoder.embed_positions.weight[: x.shape[1]]
         x = functional.dropout(x, encoder.dropout, self.training)
+        states = []
         for layer in encoder.layers:
             x = layer(x, mask)
-        return encoder.layer_norm(x)
+            states.append(encoder.layer_norm(x))
+        return states

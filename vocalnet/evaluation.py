@@ -24,7 +24,7 @@ from vocalnet.metrics.asr import Clip, transcribe_all
 from vocalnet.metrics.latency import real_time_factor, summarise
 from vocalnet.metrics.mos import Dnsmos, Mos
 from vocalnet.metrics.wer import WordErrors, corpus_errors, difference_interval, interval, normalise, word_errors
-from vocalnet.provenance import provenance
+from vocalnet.provenance import peak_memory_mb, provenance
 from vocalnet.training.domain import REFUSAL_KEY
 
 KINDS = ("in_domain", "out_of_domain")
@@ -155,11 +155,13 @@ def evaluate(
     answers = [
         _answer(model, item, item.id in spoken, options) for item in tqdm(parsed, "answers", unit="clip", disable=None)
     ]
+    peak_mb = peak_memory_mb()  # of answering alone: the judges have not been loaded yet
     tracks = _tracks([a for a in answers if a.is_spoken and _words(a.result.text)], source_voice, resynthesise, judges)
     return {
         **_count(answers),
         **_speech_report(tracks, seed),
         **_speed_report(answers),
+        "peak_memory_mb": peak_mb,
         "options": asdict(options) if options is not None else None,
         "cells": _cells(answers, tracks),
         **provenance(seed),

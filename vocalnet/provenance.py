@@ -28,6 +28,16 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
     return {"machine": machine, "date": date, "seed": seed, "commit": code_version()}
 
 
+def peak_memory_mb() -> float | None:
+    """Returns the most memory that this process has held so far, in MB (resident set); None where it cannot be told."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1e6 if platform.system() == "Darwin" else 1e3  # bytes there, kilobytes elsewhere
+    return round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / unit, 1)
+
+
 def cpu_model() -> str:
     """Returns the processor's name as the system tells it."""
     try:

@@ -2,8 +2,8 @@
 
     audio -> encoder states -> LLM tokens -> (C_t at a time) talker -> speech tokens -> vocoder -> samples
 
-With `DecodeOptions(mask="streaming")` the three overlap; with "full" the talker waits for the whole text and the vocoder
-for all tokens, for the best quality. Closing the iterator cancels.
+With `DecodeOptions(mask="streaming")` the three overlap; with "full" the talker waits for the whole text and the
+vocoder for all tokens, for the best quality. Closing the iterator cancels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The training loop of nano's stages: seeded, logged, and resumable after SIGKILL to the same losses.
 
-The batch of step k and all its random draws depend on (seed, k) alone, so a resumed run repeats an uninterrupted one bit
-for bit on the CPU.
+The batch of step k and all its random draws depend on (seed, k) alone, so a resumed run repeats an uninterrupted one
+bit for bit on the CPU.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ def step_seed(seed: int, step: int) -> int:
 def batch_order(
     n: int, batch_size: int, seed: int, lengths: Iterable[int] | None = None
 ) -> Callable[[int], np.ndarray]:
-    """Returns step -> item indices: epochs of shuffled batches, each of items of similar length if `lengths` are given."""
+    """Returns step -> item indices: epochs of shuffled batches; with `lengths`, of similar items each."""
     per_epoch = max(1, n // batch_size)
     sizes = None if lengths is None else np.asarray(list(lengths))
 
@@ -112,7 +112,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     every = nn.ModuleDict(modules)
-    weights = [p for p in every.parameters() if p.requires_grad]
+    weights: list[Tensor] = [p for p in every.parameters() if p.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay)
     averaged = [w.detach().clone() for w in weights] if config.average else []
     start, state_path, log_path = 0, folder / "state.pt", folder / "metrics.jsonl"

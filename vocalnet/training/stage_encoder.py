@@ -1,7 +1,8 @@
 """The encoder stage: nano's Whisper-architecture encoder learns to recognise speech, then is frozen.
 
-Two losses share it: CTC over letters on every clip, and a phone per frame on clips of flite, which tells when it says
-what. With CTC alone a transformer finds the alignment slowly (no sign of it in 1,300 steps); phones give it at once.
+Its last layer is trained by CTC over the LLM's own text tokens, so that what the adaptor gets already speaks of words.
+A layer below it is trained by CTC over letters, and by a phone per frame on clips of flite, which tells when it says
+what: with CTC alone a transformer finds the alignment slowly (no sign of it in 1,300 steps), with phones at once.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from transformers import PreTrainedTokenizerBase
 
 from vocalnet.config import EncoderConfig
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
@@ -23,12 +25,12 @@ from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.synthesis import phones_path
 
 PHONES = tuple(
-    "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n ng nx ow oy p r s sh t th uh "
-    "uw v w y z zh brth".split(" ")
+    "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n ng nx ow oy p r s sh t th "
+    "uh uw v w y z zh brth".split(" ")
 )
 FRAME_S = CONV_STRIDE / MEL_RATE_HZ
 IGNORED = -100
-PHONE_WEIGHT = 1.0
+WEIGHTS = {"tokens": 0.5, "letters": 0.5, "phones": 0.5}  # of the three losses
 
 
 def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
@@ -45,12 +47,17 @@ def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
     return mel
 
 
-def ctc_loss(logits: Tensor, lengths: Tensor, targets: list[Tensor]) -> Tensor:
-    """Returns the mean CTC loss per target character of logits (B, T, V) with valid `lengths` (B,)."""
+def ctc_loss(logits: Tensor, lengths: Tensor, targets: list[Tensor], blank: int = 0) -> Tensor:
+    """Returns the mean CTC loss per target symbol of logits (B, T, V) with valid `lengths` (B,)."""
     flat, sizes = torch.cat(targets), torch.tensor([len(t) for t in targets])
     log_probs = functional.log_softmax(logits.float(), -1).transpose(0, 1)  # (T, B, V)
-    loss = functional.ctc_loss(log_probs, flat, lengths, sizes, reduction="sum", zero_infinity=True)
+    loss = functional.ctc_loss(log_probs, flat, lengths, sizes, blank, "sum", zero_infinity=True)
     return loss / sizes.sum().clamp(min=1)
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerBase, text: str) -> Tensor:
+    """Returns CTC targets of a text in the LLM's tokens."""
+    return torch.tensor(tokenizer.encode(text, add_special_tokens=False), dtype=torch.long)
 
 
 def phone_targets(clip: Path, warp: Warp, n_frames: int) -> Tensor:
@@ -65,19 +72,46 @@ def phone_targets(clip: Path, warp: Warp, n_frames: int) -> Tensor:
     return torch.tensor([PHONES.index(names[i]) for i in index])
 
 
-def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict[str, Any], seed: int) -> SpeechEncoder:
+class Recogniser(nn.Module):
+    """The encoder with the three heads that train it."""
+
+    def __init__(self, config: EncoderConfig, n_tokens: int, lower_layer: int):
+        super().__init__()
+        self.encoder = SpeechEncoder(config)
+        self.lower_layer = lower_layer
+        self.letters = nn.Linear(config.dim, len(ALPHABET))
+        self.phones = nn.Linear(config.dim, len(PHONES))
+        self.tokens = nn.Linear(config.dim, n_tokens)
+
+    def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns logits (B, T_e, V) over text tokens, letters and phones."""
+        states = self.encoder.layer_states(mel, lengths)
+        lower = states[self.lower_layer - 1]
+        return self.tokens(states[-1]), self.letters(lower), self.phones(lower)
+
+
+def train_encoder(
+    data: Path,
+    folder: Path,
+    config: EncoderConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    options: dict[str, Any],
+    seed: int,
+) -> SpeechEncoder:
     """Returns the trained encoder.
 
     Args:
         data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
-        options: "loop" (LoopConfig), "batch_size", "bf16", "n_dev" clips for the character error rate.
+        tokenizer: the LLM's; its padding token serves as CTC's blank.
+        options: "loop" (LoopConfig), "batch_size", "bf16", "lower_layer" (the one trained by letters and phones),
+            "n_dev" clips for the error rates.
     """
     entries = [e for e in read_list(data, "train") if e["question"] or e["voice"] == "noise"]
     paths = [data / e["speech"] for e in entries]
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
-    encoder, head = SpeechEncoder(config), nn.Linear(config.dim, len(ALPHABET))
-    phone_head = nn.Linear(config.dim, len(PHONES))
+    recogniser = Recogniser(config, len(tokenizer), options["lower_layer"])
+    blank = tokenizer.pad_token_id
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]
     dev_clips = [read_clip(data / e["speech"]) for e in dev]
@@ -86,35 +120,38 @@ def train_encoder(data: Path, folder: Path, config: EncoderConfig, options: dict
         index = order(step)
         rng = np.random.default_rng([seed, step])
         clips, warps = zip(*(augment(read_clip(paths[i]), rng) for i in index), strict=True)
-        mel, lengths = mel_batch(clips, config.n_mels, encoder.max_frames)
+        mel, lengths = mel_batch(clips, config.n_mels, recogniser.encoder.max_frames)
         mel = _spec_augment(mel, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            states = encoder(mel, lengths)  # (B, T_e, D_e)
-            logits, phone_logits = head(states), phone_head(states)
+            tokens, letters, phones = recogniser(mel, lengths)
         frames = (lengths + 1) // CONV_STRIDE
-        ctc = ctc_loss(logits, frames, [characters(entries[i]["question"]) for i in index])
+        texts = [entries[i]["question"] for i in index]
+        token_loss = ctc_loss(tokens, frames, [text_tokens(tokenizer, text) for text in texts], blank)
+        letter_loss = ctc_loss(letters, frames, [characters(text) for text in texts])
         rows = [phone_targets(paths[i], warp, n) for i, warp, n in zip(index, warps, frames.tolist(), strict=True)]
         targets = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
-        phones = functional.cross_entropy(phone_logits.float().flatten(0, 1), targets.flatten())
-        phones = phones.nan_to_num()  # a batch without flite
-        return {"total": ctc + PHONE_WEIGHT * phones, "ctc": ctc.detach(), "phones": phones.detach()}
+        phone_loss = functional.cross_entropy(phones.float().flatten(0, 1), targets.flatten())
+        phone_loss = phone_loss.nan_to_num()  # a batch without flite
+        total = WEIGHTS["tokens"] * token_loss + WEIGHTS["letters"] * letter_loss + WEIGHTS["phones"] * phone_loss
+        return {
+            "total": total,
+            "tokens": token_loss.detach(),
+            "letters": letter_loss.detach(),
+            "phones": phone_loss.detach(),
+        }
 
     def evaluate() -> dict[str, float]:
-        heard = []
+        words, spelled = [], []
         for start in range(0, len(dev), 32):
-            mel, lengths = mel_batch(dev_clips[start : start + 32], config.n_mels, encoder.max_frames)
-            for row, n in zip(head(encoder(mel, lengths)), (lengths + 1) // CONV_STRIDE, strict=True):
-                heard.append(greedy_text(row[:n]) or " ")
-        said = ["".join(ALPHABET[i] for i in characters(e["question"])) for e in dev]
-        return {"dev_wer": jiwer.wer(said, heard), "dev_cer": jiwer.cer(said, heard)}
+            mel, lengths = mel_batch(dev_clips[start : start + 32], config.n_mels, recogniser.encoder.max_frames)
+            tokens, letters, _ = recogniser(mel, lengths)
+            for row, letter_row, n in zip(tokens, letters, (lengths + 1) // CONV_STRIDE, strict=True):
+                best = torch.unique_consecutive(row[:n].argmax(-1))
+                words.append(tokenizer.decode(best[best != blank], skip_special_tokens=True) or " ")
+                spelled.append(greedy_text(letter_row[:n]) or " ")
+        said = [e["question"] for e in dev]
+        letters_said = ["".join(ALPHABET[i] for i in characters(text)) for text in said]
+        return {"dev_wer": jiwer.wer(said, words), "dev_letters_cer": jiwer.cer(letters_said, spelled)}
 
-    train(
-        {"encoder": encoder, "head": head, "phone_head": phone_head},
-        losses,
-        loop,
-        folder,
-        seed,
-        evaluate,
-        options["eval_every"],
-    )
-    return encoder
+    train({"recogniser": recogniser}, losses, loop, folder, seed, evaluate, options["eval_every"])
+    return recogniser.encoder

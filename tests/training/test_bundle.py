@@ -1,0 +1,44 @@
+"""Shipping a checkpoint: nothing is shipped half, and the card's numbers are those of the records."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+import vocalnet
+from vocalnet.training.bundle import bundle, model_card, training_seconds
+
+NANO = Path(vocalnet.__file__).parent / "nano"
+is_shipped = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="nano has not been trained and shipped yet")
+RESULTS = Path(__file__).parents[2] / "results" / "eval-nano.json"
+
+
+def test_a_checkpoint_with_a_stage_missing_is_refused(tmp_path):
+    (tmp_path / "checkpoint").mkdir()
+    with pytest.raises(ValueError, match=r"encoder\.safetensors does not exist\. Train its stage first"):
+        bundle(tmp_path / "checkpoint", tmp_path / "runs", tmp_path / "nano")
+    assert not list((tmp_path / "nano").iterdir())
+
+
+def test_seconds_of_a_resumed_run_add_up():
+    rows = [{"elapsed_s": 1.0}, {"elapsed_s": 4.0}, {"elapsed_s": 2.0}, {"elapsed_s": 3.0}]
+    assert training_seconds(rows) == 7.0
+
+
+@is_shipped
+def test_the_shipped_card_is_made_of_the_shipped_records():
+    from vocalnet.training.vocabulary import REFUSAL
+
+    assert (NANO / "README.md").read_text() == model_card(NANO, RESULTS, REFUSAL)
+
+
+@is_shipped
+def test_the_bundle_is_small():
+    assert sum(path.stat().st_size for path in NANO.rglob("*") if path.is_file()) <= 30e6
+
+
+@is_shipped
+def test_the_shipped_results_say_where_they_come_from():
+    report = json.loads(RESULTS.read_text())
+    assert {"machine", "date", "seed", "commit", "n", "right"} <= set(report)
+    assert report["n"] >= 300

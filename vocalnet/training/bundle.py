@@ -1,0 +1,179 @@
+"""Ships a trained checkpoint: copies its components, writes card.json and training.json, and the model card.
+
+Every number in the card comes from a results JSON that `vocalnet eval` wrote, or from the stages' own records.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+
+from vocalnet.files import atomic_path, write_json
+
+COMPONENTS = ("encoder", "adaptor", "llm", "talker", "flow", "hift", "speech_tokenizer")
+OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+CARD = """---
+license: apache-2.0
+language: en
+library_name: vocalnet
+pipeline_tag: audio-to-audio
+---
+
+# nano
+
+The embedded default of [VocalNet](https://github.com/SJTU-OmniAgent/VocalNet)'s reimplementation in this repository: a
+small speech LLM ({parameters} parameters, {size}) that answers spoken English questions of a closed
+domain in text and speech. It is the same classes as the published models with a smaller config, trained from nothing by
+`make nano` on synthetic speech.
+
+## What it knows
+
+Arithmetic, calendar, capitals, opposites, plurals, counting, comparison, units, greetings, who it is, and "repeat after
+me". Anything else gets "{refusal}" It has no knowledge beyond that, and it has heard synthetic voices only: expect it
+to mishear people.
+
+## Training
+
+| stage | seconds | last losses |
+|---|---|---|
+{stages}
+
+Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
+wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs).
+
+## Measured
+{measured}
+"""
+MEASURED = """
+By `{command}` on {date} ({cpu}, {threads} threads, commit {commit}, seed {seed}); the whole record is in
+results/eval-nano.json.
+
+| measure | value |
+|---|---|
+{rows}
+
+| topic | right |
+|---|---|
+{topics}
+
+| voice | right |
+|---|---|
+{voices}
+"""
+
+
+def training_record(runs: Path) -> dict[str, dict[str, Any]]:
+    """Returns seconds, commit and last logged losses of every finished stage under `runs`."""
+    record: dict[str, dict[str, Any]] = {}
+    for done in sorted(runs.glob("*/done.json")):
+        entry = json.loads(done.read_text())
+        log = done.parent / "metrics.jsonl"
+        if log.exists():
+            rows = [json.loads(line) for line in log.read_text().splitlines()]
+            dropped = ("step", "lr", "grad_norm", "elapsed_s")
+            entry["steps"] = rows[-1]["step"] + 1
+            entry["seconds"] = training_seconds(rows)
+            entry["last"] = {key: round(value, 4) for key, value in rows[-1].items() if key not in dropped}
+        record[entry["stage"]] = entry
+    return record
+
+
+def training_seconds(rows: list[dict[str, Any]]) -> float:
+    """Returns the seconds of a run from its log; `elapsed_s` starts anew with every resume."""
+    total, last = 0.0, 0.0
+    for row in rows:
+        total += row["elapsed_s"] - last if row["elapsed_s"] >= last else row["elapsed_s"]
+        last = row["elapsed_s"]
+    return round(total, 1)
+
+
+def model_card(folder: Path, results: Path, refusal: str) -> str:
+    """Returns the model card of a shipped folder; without `results` it says that nothing was measured."""
+    card = json.loads((folder / "card.json").read_text())
+    training = json.loads((folder / "training.json").read_text())
+    stages = "\n".join(
+        f"| {name} | {entry['seconds']:.0f} | "
+        + ", ".join(f"{key} {value:g}" for key, value in entry.get("last", {}).items())
+        + " |"
+        for name, entry in training.items()
+    )
+    measured = _measured(json.loads(results.read_text())) if results.exists() else "\nNothing yet: run `make eval`.\n"
+    return CARD.format(
+        parameters=card["parameters"],
+        size=card["size"],
+        refusal=refusal,
+        stages=stages,
+        measured=measured,
+    )
+
+
+def _measured(report: dict[str, Any]) -> str:
+    def share(counts: dict[str, int]) -> str:
+        return f"{counts['right']} of {counts['n']} ({100 * counts['right'] / counts['n']:.0f} %)"
+
+    def percent(value: float | None) -> str:
+        return "-" if value is None else f"{100 * value:.1f} %"
+
+    split = report["right_by_voice_split"]
+    rows = {
+        "right answers, training voices": share(split["train"]),
+        "right answers, held-out voices": share(split["heldout"]),
+        "refusals of clips outside the domain": share(report["out_of_domain"]),
+        "refusals of questions inside it": percent(report["refused_in_domain"]),
+        "WER of spoken answers against their own text (PocketSphinx)": percent(report["wer"]),
+        "WER of the source voice on the same texts": percent(report["wer_source"]),
+        "WER of its resynthesis from speech tokens": percent(report["wer_resynthesis"]),
+        "DNSMOS P.808 of spoken answers": f"{report['dnsmos_p808']:.2f}",
+        "DNSMOS P.808 of the source voice": f"{report['dnsmos_source']:.2f}",
+        "peak memory while answering": f"{report['peak_memory_mb'] / 1000:.2f} GB",
+        "real-time factor, speech to speech": f"{report['real_time_factor']['p50']:.2f}",
+    }
+    machine = report["machine"]
+    return MEASURED.format(
+        command="make eval",
+        date=report["date"],
+        cpu=machine["cpu"],
+        threads=machine["torch_threads"],
+        commit=report["commit"],
+        seed=report["seed"],
+        rows="\n".join(f"| {name} | {value} |" for name, value in rows.items()),
+        topics="\n".join(f"| {name} | {share(counts)} |" for name, counts in report["right_by_topic"].items()),
+        voices="\n".join(f"| {name} | {share(counts)} |" for name, counts in report["right_by_voice"].items()),
+    )
+
+
+def bundle(checkpoint: Path, runs: Path, folder: Path) -> None:
+    """Copies a trained checkpoint into `folder` and writes its card.json; every file appears whole or not at all.
+
+    Raises:
+        ValueError: a component has not been trained yet.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    n_parameters, n_bytes = 0, 0
+    for name in (*(f"{component}.safetensors" for component in COMPONENTS), *OTHER_FILES):
+        source = checkpoint / name
+        if not source.is_file():
+            raise ValueError(f"{source} does not exist. Train its stage first: python -m train.run --only STAGE")
+        with atomic_path(folder / name) as temporary:
+            shutil.copyfile(source, temporary)
+        n_bytes += source.stat().st_size
+        if source.suffix == ".safetensors":
+            with safe_open(source, framework="pt") as handle:
+                for key in handle.keys():  # noqa: SIM118
+                    size = 1
+                    for length in handle.get_slice(key).get_shape():
+                        size *= length
+                    n_parameters += size
+    card = {
+        "name": "nano",
+        "licence": "Apache-2.0",
+        "data": "synthetic speech: flite, espeak-ng, festival",
+        "parameters": f"{n_parameters / 1e6:.1f} M",
+        "size": f"{n_bytes / 1e6:.1f} MB",
+    }
+    write_json(folder / "card.json", card)
+    write_json(folder / "training.json", training_record(runs))
