@@ -121,7 +121,7 @@ def train(
         every.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
         averaged, start = [value.detach() for value in state["averaged"]], state["step"]
-        _truncate_log(log_path, start)
+    _truncate_log(log_path, start)
 
     def save(step: int) -> None:
         state = {"modules": every.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step}
