@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import soundfile
 
+from vocalnet.audio import load_audio
 from vocalnet.events import AudioChunk, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
 
 SAMPLE_RATE_HZ = 16_000
@@ -37,7 +37,8 @@ class FakeModel:
         "languages": ["English"],
     }
 
-    def __init__(self) -> None:
+    def __init__(self, answer: str = ANSWER) -> None:
+        self.answer = answer
         self.n_opened = 0
         self.n_closed = 0
         self.requests: list[dict[str, Any]] = []
@@ -49,7 +50,7 @@ class FakeModel:
         return last.result
 
     def stream(
-        self, audio: str, prompt: str = "", voice: str | None = None, speech: bool = True, options: Any = None
+        self, audio: Any, prompt: str = "", voice: str | None = None, speech: bool = True, options: Any = None
     ) -> Iterator[Any]:
         """Yields the events of one answer."""
         self.requests.append({"audio": audio, "prompt": prompt, "speech": speech, "options": options})
@@ -59,14 +60,11 @@ class FakeModel:
         finally:
             self.n_closed += 1
 
-    def _events(self, audio: str, prompt: str, speech: bool, start: float) -> Iterator[Any]:
-        samples, _ = soundfile.read(audio)
-        peak = float(np.abs(samples).max())
-        if peak < 0.001:
-            raise ValueError(f"The recording is silent (peak {peak:.4f}). Check the microphone and try again.")
+    def _events(self, audio: Any, prompt: str, speech: bool, start: float) -> Iterator[Any]:
+        load_audio(audio)  # bad recordings are refused in the words of a real model
         if prompt == "crash":
             raise RuntimeError("/secret/path/of/the/server")
-        words = ANSWER.split(" ") * (20 if prompt == "slowly" else 1)
+        words = self.answer.split(" ") * (20 if prompt == "slowly" else 1)
         for n, word in enumerate(words):
             time.sleep(0.1 if prompt == "slowly" else 0.005)
             yield TextDelta(word if n == 0 else f" {word}", time.perf_counter() - start)

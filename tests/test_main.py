@@ -44,6 +44,9 @@ def run(*arguments):
     return CliRunner().invoke(app, [str(a) for a in arguments])
 
 
+N_SAMPLES = 25_600  # of the fake model's voice
+
+
 def last_json(result):
     assert result.exit_code == 0, result.stderr
     return json.loads(result.stdout.splitlines()[-1])
@@ -53,8 +56,8 @@ def test_s2t(loads, fake_model, question):
     result = run("s2t", "--audio", question, "--json")
     assert set(last_json(result)) == {"text", "timings", "warnings"}
     assert last_json(result)["text"] == fake_model.answer
-    assert fake_model.calls[0]["speech"] is False
-    assert "Warning: A warning." in result.stderr
+    assert fake_model.requests[0]["speech"] is False
+    assert "Warning: This answer comes from a test tone." in result.stderr
     assert run("s2t", "--audio", question).stdout == fake_model.answer + "\n"
 
 
@@ -62,19 +65,19 @@ def test_s2s(loads, question, tmp_path):
     record = last_json(run("s2s", "--audio", question, "--out", tmp_path / "a.wav", "--json"))
     assert set(record) == {"text", "audio", "sample_rate_hz", "speech_tokens", "timings", "stats", "warnings"}
     assert record["audio"] == str(tmp_path / "a.wav")
-    assert record["stats"][2] == {"head": 2, "entropy": 0.5, "max_prob": 0.8, "logprob": -0.2, "kept": True}
+    assert record["stats"][2] == {"head": 2, "entropy": 1.0, "max_prob": 0.5, "logprob": -0.7, "kept": True}
     assert soundfile.info(record["audio"]).subtype == "PCM_16"
-    assert soundfile.info(record["audio"]).frames == 8000
+    assert soundfile.info(record["audio"]).frames == N_SAMPLES
 
 
 def test_stream(loads, fake_model, question, tmp_path):
     result = run("stream", "--audio", question, "--out", tmp_path / "a.wav", "--json")
     record = last_json(result)
-    assert record["first_audio_s"] == 0.3
-    assert record["chunks"] == [{"t_s": 0.3, "audio_s": 0.25}] * 2
+    assert record["first_audio_s"] == record["chunks"][0]["t_s"]
+    assert [chunk["audio_s"] for chunk in record["chunks"]] == [0.4] * 4
     assert fake_model.answer in result.stderr
-    assert fake_model.calls[0]["options"].mask == "streaming"
-    assert soundfile.info(record["audio"]).frames == 8000
+    assert fake_model.requests[0]["options"].mask == "streaming"
+    assert soundfile.info(record["audio"]).frames == N_SAMPLES
 
 
 @pytest.fixture
@@ -118,7 +121,7 @@ def test_every_generating_command_takes_the_shared_options(command, loads, fake_
     result = run(command, *arguments, *shared.split(), "--device", "cpu", "--dtype", "float32")
     assert result.exit_code == 0, result.stderr
     assert loads == [("m", {"decoder": "ntp", "device": "cpu", "dtype": "float32"})]
-    options = fake_model.calls[0]["options"]
+    options = fake_model.requests[0]["options"]
     assert (options.tokens_per_step, options.policy, options.temperature) == (2, "fixed", 0.5)
     assert (options.seed, options.max_tokens) == (3, 9)
 
@@ -127,7 +130,7 @@ def test_defaults_are_the_librarys(loads, fake_model, question):
     from vocalnet.decoder.options import DecodeOptions
 
     run("s2t", "--audio", question)
-    assert fake_model.calls[0]["options"] == DecodeOptions()
+    assert fake_model.requests[0]["options"] == DecodeOptions()
     assert loads == [("nano", {"decoder": None, "device": None, "dtype": None})]
 
 

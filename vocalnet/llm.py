@@ -36,6 +36,13 @@ def backbone(llm: PreTrainedModel) -> nn.Module:
     return getattr(llm, llm.base_model_prefix)
 
 
+def embeddings(llm: PreTrainedModel) -> Tensor:
+    """Returns the table of text embeddings (V_t, D)."""
+    weight = llm.get_input_embeddings().weight
+    assert isinstance(weight, Tensor)
+    return weight
+
+
 def end_ids(tokenizer: PreTrainedTokenizerBase, family: Family) -> tuple[int, ...]:
     """Returns the token ids that end an answer."""
     return family.end_ids or (tokenizer.eos_token_id,)
@@ -44,8 +51,7 @@ def end_ids(tokenizer: PreTrainedTokenizerBase, family: Family) -> tuple[int, ..
 def text_end_embedding(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family) -> Tensor:
     """Returns the embedding (1, D) that closes the text handed to the talker."""
     end = tokenizer.eos_token_id if family.text_end_id is None else family.text_end_id
-    weight = llm.get_input_embeddings().weight
-    return weight[end][None]
+    return embeddings(llm)[end][None]
 
 
 def user_content(prompt: str = "", text: str | None = None) -> str:
@@ -59,15 +65,18 @@ def prompt_pieces(tokenizer: PreTrainedTokenizerBase, family: Family, messages: 
     turns = [{"role": "system", "content": family.system}] if family.system else []
     turns += [{"role": message.role, "content": message.content} for message in messages]
     text = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **family.template_arguments)
-    return [tokenizer.encode(piece, add_special_tokens=False) for piece in text.split(PLACEHOLDER)]
+    return [tokenizer.encode(piece, add_special_tokens=False) for piece in str(text).split(PLACEHOLDER)]
 
 
 def embed_prompt(llm: PreTrainedModel, pieces: Sequence[Sequence[int]], audio: Sequence[Tensor]) -> Tensor:
     """Returns prompt embeddings (1, L, D): text pieces with audio embeddings (L_a, D) between them."""
     assert len(pieces) == len(audio) + 1, "one audio stands between two pieces"
-    embed = llm.get_input_embeddings()
-    device = embed.weight.device
-    rows = [embed(torch.tensor(pieces[0], dtype=torch.long, device=device))]
+    embed, table = llm.get_input_embeddings(), embeddings(llm)
+
+    def embedded(ids: Sequence[int]) -> Tensor:
+        return embed(torch.tensor(ids, dtype=torch.long, device=table.device))
+
+    rows = [embedded(pieces[0])]
     for sound, piece in zip(audio, pieces[1:], strict=True):
-        rows += [sound.to(rows[0].dtype), embed(torch.tensor(piece, dtype=torch.long, device=device))]
+        rows += [sound.to(table.dtype), embedded(piece)]
     return torch.cat(rows)[None]  # (1, L, D)

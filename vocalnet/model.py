@@ -22,7 +22,7 @@ from vocalnet.decoder.policies import POLICIES
 from vocalnet.decoder.talker import Talker
 from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
 from vocalnet.events import Event, Result
-from vocalnet.llm import backbone, build_llm, embed_prompt, end_ids, text_end_embedding
+from vocalnet.llm import backbone, build_llm, embed_prompt, embeddings, end_ids, text_end_embedding
 from vocalnet.tokens import family
 from vocalnet.vocoder.frontend import resample, whisper_mel
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
@@ -64,7 +64,7 @@ class VocalNet(PreTrainedModel):
         self.family = family(parts.family)
         self.encoder = SpeechEncoder(parts.encoder)
         self.llm = build_llm(parts.llm)
-        llm_dim = self.llm.get_input_embeddings().weight.shape[1]
+        llm_dim = embeddings(self.llm).shape[1]
         self.adaptor = Adaptor(parts.encoder.dim, parts.adaptor.hidden_dim, llm_dim, parts.adaptor.rate)
         self.talker = None if parts.talker is None else Talker(parts.talker)
         self.vocoder = None if parts.flow is None or parts.hift is None else Token2Wav(parts.flow, parts.hift)

@@ -130,7 +130,7 @@ def _measured(report: dict[str, Any]) -> str:
         "DNSMOS P.808 of spoken answers": f"{report['dnsmos_p808']:.2f}",
         "DNSMOS P.808 of the source voice": f"{report['dnsmos_source']:.2f}",
         "peak memory while answering": f"{report['peak_memory_mb'] / 1000:.2f} GB",
-        "real-time factor, speech to speech": f"{report['real_time_factor']['p50']:.2f}",
+        "real-time factor, speech to speech": f"{report['real_time_factor']:.2f}",
     }
     machine = report["machine"]
     return MEASURED.format(
