@@ -18,7 +18,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoConfig, AutoTokenizer
 
 from vocalnet.config import VocalNetConfig
 from vocalnet.decoder.keys import check_keys
@@ -37,11 +37,11 @@ def components(model: VocalNet) -> Iterator[tuple[str, nn.Module]]:
         "adaptor": model.adaptor,
         "llm": model.llm,
         "talker": model.talker,
-        "flow": vocoder and vocoder.flow_model,
-        "hift": vocoder and vocoder.hift,
+        "flow": None if vocoder is None else vocoder.flow_model,
+        "hift": None if vocoder is None else vocoder.hift,
         "speech_tokenizer": model.speech_tokenizer,
     }
-    return ((name, module) for name, module in named.items() if module is not None)
+    return ((name, module) for name, module in named.items() if isinstance(module, nn.Module))
 
 
 def save_component(folder: Path, name: str, module: nn.Module, dtype: torch.dtype = torch.float16) -> None:
@@ -80,8 +80,7 @@ def save(model: VocalNet, folder: str | Path, dtype: torch.dtype = torch.float16
     for name, module in components(model):
         save_component(folder, name, module, dtype)
     write_json(folder / "config.json", model.parts.to_dict())
-    if model.tokenizer is not None:
-        model.tokenizer.save_pretrained(folder)
+    model.tokenizer.save_pretrained(folder)
     if model.card:
         write_json(folder / "card.json", model.card)
 
@@ -152,14 +151,15 @@ def load(
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(dtype, str):
         dtype = named_dtype(dtype)
-    model = VocalNet(config, AutoTokenizer.from_pretrained(folder))
+    llm_config = AutoConfig.for_model(config.llm["model_type"])  # else the tokenizer would ask config.json for it
+    model = VocalNet(config, AutoTokenizer.from_pretrained(folder, config=llm_config))
     for name, module in components(model):
         load_component(folder, name, module)
     if model.vocoder is not None:
         model.vocoder.hift.fuse_weight_norm()
     card = folder / "card.json"
     model.card = json.loads(card.read_text()) if card.is_file() else {"name": str(path)}
-    model = model.to(device, dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
+    model.to(device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
     if model.vocoder is not None:
         model.vocoder.float()  # half precision is audible in phases and cheap to avoid
     model.eval().requires_grad_(False)

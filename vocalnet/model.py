@@ -60,7 +60,7 @@ class VocalNet(PreTrainedModel):
         super().__init__(config if isinstance(config, VocalNetHubConfig) else VocalNetHubConfig(config))
         parts = self.config.parts
         self.parts: VocalNetConfig = parts
-        self.tokenizer = tokenizer
+        self._tokenizer = tokenizer
         self.family = family(parts.family)
         self.encoder = SpeechEncoder(parts.encoder)
         self.llm = build_llm(parts.llm)
@@ -71,6 +71,12 @@ class VocalNet(PreTrainedModel):
         self.speech_tokenizer = None if parts.speech_tokenizer is None else SpeechTokenizer(parts.speech_tokenizer)
         self.load_s = 0.0  # how long `load` took, for reports
         self.card: dict[str, Any] = {}  # name, licence and provenance of the weights, for reports
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        """The LLM's tokenizer."""
+        assert self._tokenizer is not None, "this model was built for its shapes only, without a tokenizer"
+        return self._tokenizer
 
     @property
     def decoders(self) -> list[str]:
@@ -186,7 +192,7 @@ class VocalNet(PreTrainedModel):
         """Returns one whole answer; arguments of `Session.stream`."""
         return self.session().respond(**kwargs)
 
-    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str, **kwargs: Any) -> None:  # type: ignore[override]
         """Writes a checkpoint folder: one safetensors file per component, config and tokenizer."""
         from vocalnet.checkpoint import save
 

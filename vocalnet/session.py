@@ -11,6 +11,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,6 @@ class Session:
     """A conversation with one model. Several sessions of one model may run at once; they share its weights only."""
 
     def __init__(self, model: VocalNet, clock: Callable[[], float] = time.perf_counter):
-        assert model.tokenizer is not None, "a model without tokenizer cannot answer"
         self.model = model
         self.clock = clock
         self._messages: list[Message] = []
@@ -120,7 +120,8 @@ class Session:
             raise ValueError("Give one question: either audio (a path or (samples, sample_rate_hz)) or text.")
         if voice is not None:
             raise ValueError("This model speaks with one voice. Leave voice=None.")
-        if speech and (model.talker is None or model.vocoder is None):
+        talker = model.talker
+        if speech and (talker is None or model.vocoder is None):
             raise ValueError("This checkpoint answers in text only. Ask with speech=False (vocalnet s2t).")
         samples = None
         if audio is not None:
@@ -130,10 +131,10 @@ class Session:
                 run.warnings.append(
                     f"The recording is {len(samples) / 16000:.1f} s long; it was heard in windows of {window_s:g} s."
                 )
-        if not speech:
+        if not speech or talker is None:
             return run, samples, text, None
-        options = options or model.talker.default_options()
-        model.talker.session(options)  # refuses what this talker cannot do, before the LLM has run
+        options = options or talker.default_options()
+        talker.session(options)  # refuses what this talker cannot do, before the LLM has run
         return run, samples, text, options
 
     @torch.inference_mode()
@@ -177,7 +178,7 @@ class Session:
         model, tokenizer = self.model, self.model.tokenizer
         pieces = prompt_pieces(tokenizer, model.family, messages)
         stops = end_ids(tokenizer, model.family)
-        cache, ids, shown = DynamicCache(), [], ""
+        cache, ids, shown = DynamicCache(), list[int](), ""
         inputs = run.timed("llm", lambda: embed_prompt(model.llm, pieces, audio))  # (1, L, D)
 
         def step(embeddings: Tensor) -> tuple[int, Tensor]:
@@ -186,11 +187,11 @@ class Session:
             return int(model.llm.get_output_embeddings()(state).argmax()), state
 
         for _ in range(model.parts.max_text_tokens):
-            token, state = run.timed("llm", lambda inputs=inputs: step(inputs))
+            token, state = run.timed("llm", partial(step, inputs))
             if token in stops:
                 return
             ids.append(token)
-            text = tokenizer.decode(ids, skip_special_tokens=True)
+            text = str(tokenizer.decode(ids, skip_special_tokens=True))
             delta = "" if text.endswith("\ufffd") else text[len(shown) :]  # a character may span several tokens
             shown += delta
             yield delta, state
@@ -202,12 +203,15 @@ class _Speaker:
     """Turns answer states into speech while they come: talker and vocoder of one answer."""
 
     def __init__(self, model: VocalNet, options: DecodeOptions, run: _Run):
+        assert model.talker is not None
+        assert model.vocoder is not None
         self.model, self.options, self.run = model, options, run
+        self.talker, self.vocoder = model.talker, model.vocoder
         self.is_streaming = options.mask == "streaming"
         self._states: list[Tensor] = []  # of the segment so far, not yet pushed
         self._n_segment = 0  # text tokens of the segment so far
         self._session: TalkerSession | None = None
-        self._wave = model.vocoder.token_stream() if self.is_streaming else None
+        self._wave = self.vocoder.token_stream() if self.is_streaming else None
 
     def hear(self, state: Tensor, delta: str) -> Iterator[Event]:
         """Takes the state (1, D) of one more text token; yields what can be spoken by now."""
@@ -215,14 +219,14 @@ class _Speaker:
         self._n_segment += 1
         if self._n_segment > SEGMENT_TOKENS and delta.rstrip().endswith(SEGMENT_MARKS):
             yield from self._end_segment()
-        elif self.is_streaming and len(self._states) == self.model.parts.talker.text_chunk:
+        elif self.is_streaming and len(self._states) == self.talker.config.text_chunk:
             yield from self._push(last=False)
 
     def finish(self) -> Iterator[Event]:
         """Yields all that is left to be spoken."""
         if self._n_segment:
             yield from self._end_segment()
-        run, vocoder = self.run, self.model.vocoder
+        run, vocoder = self.run, self.vocoder
         if self._wave is not None:
             if run.speech_tokens:
                 yield from self._sound([], last=True)
@@ -243,10 +247,10 @@ class _Speaker:
         run = self.run
         if self._session is None:
             limit = self.options.max_tokens or TOKENS_PER_TEXT * max(self._n_segment, SEGMENT_TOKENS) + SPARE_TOKENS
-            self._session = self.model.talker.session(replace(self.options, max_tokens=limit))
+            self._session = self.talker.session(replace(self.options, max_tokens=limit))
         session, hidden = self._session, torch.cat(self._states)[None]  # (1, n, D)
         self._states.clear()
-        units = self.model.parts.talker.n_units
+        units = self.talker.config.n_units
         pushed = run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
         tokens = [token for token in pushed if token < units]  # the published streaming code returns end tokens too
         stats = session.take_picks()
@@ -259,7 +263,9 @@ class _Speaker:
 
     def _sound(self, tokens: list[int], last: bool) -> Iterator[Event]:
         """Pushes tokens through the streaming vocoder; yields the samples that are ready."""
-        pieces = self.run.timed("vocoder", lambda: list(self._wave.push(tokens, last=last)))
+        wave = self._wave
+        assert wave is not None
+        pieces = self.run.timed("vocoder", lambda: list(wave.push(tokens, last=last)))
         for _, samples in pieces:
             if samples.numel():
                 yield self._chunk(samples[0])

@@ -80,5 +80,5 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
 
     modules = {"adaptor": model.adaptor, "llm": model.llm}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
-    model.llm = adapted.merge_and_unload()
+    adapted.merge_and_unload()  # in place: `adapted` wraps model.llm
     model.requires_grad_(False)

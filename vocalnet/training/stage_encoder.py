@@ -147,7 +147,7 @@ def train_encoder(
             tokens, letters, _ = recogniser(mel, lengths)
             for row, letter_row, n in zip(tokens, letters, (lengths + 1) // CONV_STRIDE, strict=True):
                 best = torch.unique_consecutive(row[:n].argmax(-1))
-                words.append(tokenizer.decode(best[best != blank], skip_special_tokens=True) or " ")
+                words.append(str(tokenizer.decode(best[best != blank], skip_special_tokens=True)) or " ")
                 spelled.append(greedy_text(letter_row[:n]) or " ")
         said = [e["question"] for e in dev]
         letters_said = ["".join(ALPHABET[i] for i in characters(text)) for text in said]
