@@ -159,7 +159,7 @@ def load(
         model.vocoder.hift.fuse_weight_norm()
     card = folder / "card.json"
     model.card = json.loads(card.read_text()) if card.is_file() else {"name": str(path)}
-    model.to(device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
+    nn.Module.to(model, device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
     if model.vocoder is not None:
         model.vocoder.float()  # half precision is audible in phases and cheap to avoid
     model.eval().requires_grad_(False)
@@ -185,7 +185,8 @@ def describe(path: str | Path) -> dict[str, Any]:
     config = read_config(folder)
     with torch.device("meta"):
         model = VocalNet(config)
-    found, missing = {}, []
+    found: dict[str, dict[str, Any]] = {}
+    missing: list[str] = []
     for name, module in components(model):
         file = folder / f"{name}.safetensors"
         if not file.is_file():
