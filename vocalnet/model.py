@@ -31,8 +31,6 @@ from vocalnet.vocoder.token2wav import Token2Wav
 if TYPE_CHECKING:
     from vocalnet.session import Session
 
-IGNORED = -100
-
 
 class VocalNetHubConfig(PretrainedConfig):
     """Carries a VocalNetConfig through transformers; `parts` is the config itself."""

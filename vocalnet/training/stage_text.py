@@ -22,7 +22,6 @@ from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 TRANSCRIBE = "Transcribe:"  # an instruction nano knows beside answering: write down what was said
 TRANSCRIBE_SHARE = 0.1
 QUESTION_WEIGHT = 0.1  # of the question's own tokens in the loss
-IGNORED = -100
 
 
 def train_bpe(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
