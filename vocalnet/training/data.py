@@ -29,6 +29,11 @@ def read_list(data: Path, split: str) -> list[dict[str, Any]]:
     return entries
 
 
+def has_transcript(entry: dict[str, Any]) -> bool:
+    """Whether it is known what is said in a clip (nothing, in noise); it is not in foreign languages."""
+    return bool(entry["question"]) or entry["voice"] == "noise"
+
+
 def read_clip(path: Path) -> np.ndarray:
     """Returns a 16 kHz clip of the corpus as float32 (n,)."""
     samples, rate_hz = soundfile.read(path, dtype="float32")

@@ -20,7 +20,16 @@ from transformers import PreTrainedTokenizerBase
 from vocalnet.config import EncoderConfig
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
 from vocalnet.training.augment import Warp, augment
-from vocalnet.training.data import ALPHABET, characters, clip_lengths, greedy_text, mel_batch, read_clip, read_list
+from vocalnet.training.data import (
+    ALPHABET,
+    characters,
+    clip_lengths,
+    greedy_text,
+    has_transcript,
+    mel_batch,
+    read_clip,
+    read_list,
+)
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.synthesis import phones_path
 
@@ -106,7 +115,7 @@ def train_encoder(
         options: "loop" (LoopConfig), "batch_size", "bf16", "lower_layer" (the one trained by letters and phones),
             "n_dev" clips for the error rates.
     """
-    entries = [e for e in read_list(data, "train") if e["question"] or e["voice"] == "noise"]
+    entries = [e for e in read_list(data, "train") if has_transcript(e)]
     paths = [data / e["speech"] for e in entries]
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,8 @@ from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 TRANSCRIBE = "Transcribe:"  # an instruction nano knows beside answering: write down what was said
 TRANSCRIBE_SHARE = 0.1
 QUESTION_WEIGHT = 0.1  # of the question's own tokens in the loss
+PAUSE = " "  # a token between the words of a question read at the pace of speech
+SPOKEN_PACE_SHARE = 0.5  # of the questions read at that pace
 
 
 def train_bpe(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
@@ -39,6 +42,23 @@ def train_bpe(texts: list[str], vocab_size: int) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
+def pause_id(tokenizer: PreTrainedTokenizerBase) -> int:
+    """Returns the token that stands for an audio embedding in which no token is spoken."""
+    (token,) = tokenizer.encode(PAUSE, add_special_tokens=False)
+    return token
+
+
+def at_spoken_pace(tokens: Sequence[int], pause: int, rng: random.Random) -> list[int]:
+    """Returns a question's tokens as the adaptor will deliver them, 10 a second: with pauses, some tokens twice.
+
+    An LLM that reads this way needs little more than an adaptor that speaks in its own embeddings (stage_align).
+    """
+    paced = [pause] * rng.randint(0, 5)
+    for token in tokens:
+        paced += [token] * (2 if rng.random() < 0.1 else 1) + [pause] * rng.choice((0, 0, 1, 1, 2, 3))
+    return paced + [pause] * rng.randint(0, 5)
+
+
 @dataclass(frozen=True)
 class Sequences:
     """Token ids with the number of prompt tokens of each."""
@@ -48,13 +68,21 @@ class Sequences:
 
 
 def encode_questions(tokenizer: PreTrainedTokenizerBase, questions: list[Question], seed: int) -> Sequences:
-    """Returns prompt + answer + end of every question; a share of them is to be transcribed instead of answered."""
+    """Returns prompt + answer + end of every question.
+
+    A share of them is to be transcribed instead of answered, a share is written at the pace of speech.
+    """
     rng = random.Random(seed)
+    pause = pause_id(tokenizer)
     rows, sizes = [], []
     for question in questions:
         transcribe = rng.random() < TRANSCRIBE_SHARE
-        content = user_content(TRANSCRIBE if transcribe else "", question.text)
-        (prompt,) = prompt_pieces(tokenizer, family("nano"), [Message("user", content)])
+        content = user_content(TRANSCRIBE if transcribe else "")
+        before, after = prompt_pieces(tokenizer, family("nano"), [Message("user", content)])
+        asked = tokenizer.encode(question.text, add_special_tokens=False)
+        if rng.random() < SPOKEN_PACE_SHARE:
+            asked = at_spoken_pace(asked, pause, rng)
+        prompt = [*before, *asked, *after]
         answer = tokenizer.encode(question.text if transcribe else question.answer, add_special_tokens=False)
         rows.append(torch.tensor([*prompt, *answer, tokenizer.eos_token_id]))
         sizes.append(len(prompt))

@@ -1,0 +1,40 @@
+"""How speech is brought to the LLM's own embeddings: text at the pace of speech, and the adaptor's CTC logits."""
+
+import random
+
+import torch
+
+from vocalnet.training.stage_align import nearest_token_logits
+from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
+
+PAUSE = 9
+
+
+def test_paced_tokens_say_the_same_when_pauses_and_repeats_are_taken_out() -> None:
+    rng = random.Random(0)
+    for _ in range(50):
+        paced = at_spoken_pace([3, 5, 4, 5], PAUSE, rng)
+        collapsed = torch.unique_consecutive(torch.tensor(paced))
+        assert collapsed[collapsed != PAUSE].tolist() == [3, 5, 4, 5]
+
+
+def test_paced_tokens_are_about_as_many_as_audio_embeddings() -> None:
+    rng = random.Random(0)
+    lengths = [len(at_spoken_pace([1, 2, 3, 4, 5, 6], PAUSE, rng)) for _ in range(500)]
+    assert 15 < sum(lengths) / len(lengths) < 25  # six tokens are said in about two seconds, at ten embeddings each
+
+
+def test_the_pause_is_one_token_of_the_bpe() -> None:
+    tokenizer = train_bpe(["what is two plus three", "the answer is five"], 300)
+    assert tokenizer.decode([pause_id(tokenizer)]) == " "
+
+
+def test_an_embedding_is_read_as_the_token_that_it_is_nearest_to() -> None:
+    table = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
+    near = table + 0.05 * torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
+    logits = nearest_token_logits(near, table)
+    assert logits.argmax(-1).tolist() == list(range(20))
+    distances = torch.cdist(near, table) ** 2
+    differences = logits - logits[:, :1]
+    expected = -(distances - distances[:, :1]) * 10 / (2 * table.var(0).sum())
+    torch.testing.assert_close(differences, expected, rtol=1e-4, atol=1e-3)
