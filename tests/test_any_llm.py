@@ -1,0 +1,90 @@
+"""Any causal LLM takes both training stages, writes and speaks: nothing but its config and its family's row differs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from conftest import tiny_config
+
+from vocalnet import DecodeOptions, load
+from vocalnet.audio import write_wav
+from vocalnet.model import VocalNet
+from vocalnet.training.stage_align import train_alignment
+from vocalnet.training.stage_talker import train_talker
+from vocalnet.training.stage_text import train_bpe
+
+LLMS = ("llama", "qwen2", "qwen3", "mistral", "gemma")
+LOOP = {"steps": 2, "lr": 0.01, "warmup": 1, "log_every": 1}
+
+
+def _model(model_type: str) -> VocalNet:
+    torch.manual_seed(0)
+    parts = tiny_config()
+    llm = {**parts.llm, "model_type": model_type, "num_key_value_heads": 1, "head_dim": 16}
+    parts = dataclasses.replace(parts, llm=llm, family="generic")
+    return VocalNet(parts, train_bpe(["What is two plus two?", "It is four."] * 3, 300))
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four clips of noise with answers and speech tokens, in the released format."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    entries = []
+    for i in range(4):
+        write_wav(folder / f"{i}.wav", (0.1 * rng.standard_normal(12_000)).astype(np.float32), 16_000)
+        np.save(folder / f"{i}.npy", rng.integers(0, 27, 9))
+        conversations = [{"from": "human", "value": "<speech>"}, {"from": "gpt", "value": "It is four."}]
+        entry = {"id": str(i), "speech": f"{i}.wav", "units": f"{i}.npy", "conversations": conversations}
+        entries.append(entry | {"question": "What is two plus two?", "voice": "test"})
+    for split in ("train", "dev"):
+        (folder / f"{split}.json").write_text(json.dumps(entries))
+    return folder
+
+
+def _losses(folder: Path) -> list[float]:
+    return [json.loads(line)["total"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+@pytest.mark.parametrize("model_type", LLMS)
+def test_an_llm_goes_through_both_stages_and_answers(model_type, data, question, tmp_path):
+    model = _model(model_type)
+    assert model.llm.config.model_type == model_type
+    before = {name: value.clone() for name, value in model.llm.state_dict().items()}
+    shared = {"batch_size": 2, "n_dev": 2, "eval_every": 2}
+    lora = {"rank": 2, "alpha": 2, "dropout": 0.0}
+    stage_1 = {**shared, "loop": LOOP, "lora": lora, "transcribe": 0.5, "recognise": 0.5}
+    train_alignment(model, data, tmp_path / "stage1", stage_1, seed=1)
+    after = model.llm.state_dict()
+    assert set(after) == set(before), "the merge leaves the LLM's own keys"
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert changed
+    assert all(name.endswith("proj.weight") for name in changed), "only what LoRA adapts changes"
+    train_talker(model, data, tmp_path / "stage2", {**shared, "loop": LOOP, "per_answer": 4}, seed=1)
+    for stage in ("stage1", "stage2"):
+        assert all(np.isfinite(_losses(tmp_path / stage)))
+
+    model.save_pretrained(tmp_path / "checkpoint")
+    again = load(tmp_path / "checkpoint")
+    written = again.respond(audio=question, speech=False)
+    assert written.audio is None
+    spoken = again.respond(audio=question, options=DecodeOptions(max_tokens=12, min_tokens=12))
+    assert spoken.text == written.text
+    assert len(spoken.speech_tokens) == 12
+    assert np.isfinite(spoken.audio).all()
+
+
+@pytest.mark.parametrize("model_type", LLMS)
+def test_the_training_forward_is_differentiable_down_to_the_adaptor(model_type):
+    model = _model(model_type)
+    features = [torch.randn(20, 32), torch.randn(35, 32)]
+    pieces = [[1, 2], [3]]
+    loss = model(features, [pieces, pieces], [[5, 6, 7], [8, 9]], [torch.arange(9), torch.arange(5)], "streaming")
+    loss.backward()
+    assert loss.isfinite()
+    assert model.adaptor.linear1.weight.grad.abs().sum() > 0
