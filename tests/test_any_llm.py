@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import tiny_config
 
+from tests.conftest import tiny_config
 from vocalnet import DecodeOptions, load
 from vocalnet.audio import write_wav
 from vocalnet.model import VocalNet
