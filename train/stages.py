@@ -18,6 +18,7 @@ from vocalnet.training.corpus import build_corpus
 from vocalnet.training.stage_align import train_alignment
 from vocalnet.training.stage_encoder import train_encoder
 from vocalnet.training.stage_flow import train_flow
+from vocalnet.training.stage_pace import train_pace
 from vocalnet.training.stage_talker import train_talker
 from vocalnet.training.stage_text import train_text
 from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
@@ -63,12 +64,20 @@ def encoder(recipe: Recipe) -> None:
     """Trains the encoder as a recogniser of the LLM's tokens."""
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
     trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "encoder", trained.whisper)
+    save_component(recipe.checkpoint, "recogniser", trained.whisper)
+
+
+def pace(recipe: Recipe) -> None:
+    """Trains encoder and adaptor to speak in the LLM's own embeddings; from here on the encoder is frozen."""
+    model = _assemble(recipe, encoder="recogniser", llm="text_llm")
+    train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
+    save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
 
 
 def align(recipe: Recipe) -> None:
     """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
-    model = _assemble(recipe, encoder="encoder", llm="text_llm")
+    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="paced_adaptor")
     train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "adaptor", model.adaptor)
     save_component(recipe.checkpoint, "llm", model.llm)
@@ -89,6 +98,7 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "flow": flow,
     "text": text,
     "encoder": encoder,
+    "pace": pace,
     "align": align,
     "talker": talker,
 }

@@ -4,7 +4,7 @@ import random
 
 import torch
 
-from vocalnet.training.stage_align import nearest_token_logits
+from vocalnet.training.stage_pace import TokenReader
 from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
 
 PAUSE = 9
@@ -29,12 +29,25 @@ def test_the_pause_is_one_token_of_the_bpe() -> None:
     assert tokenizer.decode([pause_id(tokenizer)]) == " "
 
 
-def test_an_embedding_is_read_as_the_token_that_it_is_nearest_to() -> None:
-    table = torch.randn(20, 8, generator=torch.Generator().manual_seed(0))
-    near = table + 0.05 * torch.randn(20, 8, generator=torch.Generator().manual_seed(1))
-    logits = nearest_token_logits(near, table)
-    assert logits.argmax(-1).tolist() == list(range(20))
-    distances = torch.cdist(near, table) ** 2
-    differences = logits - logits[:, :1]
-    expected = -(distances - distances[:, :1]) * 10 / (2 * table.var(0).sum())
-    torch.testing.assert_close(differences, expected, rtol=1e-4, atol=1e-3)
+def test_an_embedding_is_read_as_the_token_that_it_is_nearest_to(tiny_model) -> None:
+    reader = TokenReader(tiny_model)
+    noise = torch.randn(reader.table.shape, generator=torch.Generator().manual_seed(1))
+    near = reader.table + 0.001 * noise
+    assert reader.logits(near).argmax(-1).tolist() == list(range(len(near)))
+    distances = torch.cdist(near, reader.table) ** 2
+    logits = reader.logits(near)
+    expected = -(distances - distances[:, :1]) * 10 / (2 * reader.table.var(0).sum())
+    torch.testing.assert_close(logits - logits[:, :1], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_what_is_said_at_the_tokens_own_embeddings_is_read_and_costs_little(tiny_model) -> None:
+    reader = TokenReader(tiny_model)
+    tokens = [token for token in tiny_model.tokenizer.encode("What is four?") if token != reader.pause]
+    paced = at_spoken_pace(tokens, reader.pause, random.Random(0))
+    said = reader.table[torch.tensor(paced)]
+    other = reader.table[torch.tensor(paced).flip(0)]
+    assert reader.text(said) == tiny_model.tokenizer.decode(tokens)
+    ctc, distance = reader.losses([said], ["What is four?"])
+    worse, _ = reader.losses([other], ["What is four?"])
+    assert 0 <= ctc < worse
+    assert distance < reader.losses([said * 3], ["What is four?"])[1]

@@ -1,7 +1,7 @@
 """Stage 1 (multi-modal alignment): adaptor and LoRA learn to answer speech as the LLM answers text; then the merge.
 
-Beside the answer's cross entropy the adaptor is trained by CTC to speak in the LLM's own text embeddings, with which a
-small LLM aligns in a fraction of the steps (a deliberate addition to the paper's stage 1; weight 0 leaves it out).
+Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
+embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
 """
 
 from __future__ import annotations
@@ -16,15 +16,13 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 
 from vocalnet.encoder import CONV_STRIDE
-from vocalnet.llm import Message, embeddings, prompt_pieces, user_content
+from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
 from vocalnet.training.augment import augment
-from vocalnet.training.data import clip_lengths, has_transcript, mel_batch, pad, read_clip, read_list
+from vocalnet.training.data import clip_lengths, has_transcript, mel_batch, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
-from vocalnet.training.stage_encoder import ctc_loss
-from vocalnet.training.stage_text import TRANSCRIBE, pause_id
-
-SHARPNESS = 10.0  # log odds of a token at its own embedding against one at the mean distance
+from vocalnet.training.stage_pace import TokenReader
+from vocalnet.training.stage_text import TRANSCRIBE
 
 
 def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
@@ -35,22 +33,13 @@ def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
     return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
 
 
-def nearest_token_logits(adapted: Tensor, table: Tensor) -> Tensor:
-    """Returns logits (..., V) of audio embeddings (..., D): minus the squared distance to each row of (V, D).
-
-    The part that all rows share, the embedding's own square, is left out; softmax does not see it.
-    """
-    scale = SHARPNESS / (2 * table.var(0).sum())  # over the mean squared distance between two rows
-    return scale * (2 * adapted @ table.T - (table**2).sum(1))
-
-
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
     """Trains the adaptor and LoRA weights of `model` in place and merges them into its LLM.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "lora" (rank, alpha, dropout), "transcribe": share of the clips that
-            are to be written down instead of answered, "recognise": weight of the adaptor's CTC loss; both align faster
-            than answers alone.
+            are to be written down instead of answered, "recognise": weight of the adaptor's losses of stage_pace;
+            both align faster than answers alone.
     """
     entries = read_list(data, "train")
     paths = [data / e["speech"] for e in entries]
@@ -73,13 +62,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
     )
     model.adaptor.requires_grad_(True)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
-    table, pause = embeddings(model.llm).detach().clone(), pause_id(tokenizer)
-
-    def recognition(features: list[Tensor], questions: list[str]) -> Tensor:
-        """The adaptor's CTC loss against the questions; silence stands for noise."""
-        adapted, lengths = pad([model.adapt(states) for states in features])
-        targets = [torch.tensor(tokenizer.encode(q, add_special_tokens=False), dtype=torch.long) for q in questions]
-        return ctc_loss(nearest_token_logits(adapted, table), lengths, [t[t != pause] for t in targets], pause)
+    reader = TokenReader(model)
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
@@ -93,9 +76,11 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             text = entries[i]["question" if transcribe else "answer"]
             answers.append(tokenizer.encode(text, add_special_tokens=False))
         known = [k for k, i in enumerate(index) if has_transcript(entries[i])]
-        heard = recognition([features[k] for k in known], [entries[index[k]]["question"] for k in known])
+        heard = [model.adapt(features[k]) for k in known]
+        ctc, distance = reader.losses(heard, [entries[index[k]]["question"] for k in known])
         answer = model(features, tasks, answers)
-        return {"total": answer + options["recognise"] * heard, "answer": answer.detach(), "heard": heard.detach()}
+        total = answer + options["recognise"] * (ctc + distance)
+        return {"total": total, "answer": answer.detach(), "ctc": ctc.detach(), "distance": distance.detach()}
 
     def evaluate() -> dict[str, float]:
         total = 0.0
