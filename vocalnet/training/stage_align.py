@@ -37,9 +37,9 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
     """Trains the adaptor and LoRA weights of `model` in place and merges them into its LLM.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "lora" (rank, alpha, dropout), "transcribe": share of the clips that
-            are to be written down instead of answered, "recognise": weight of the adaptor's losses of stage_pace;
-            both align faster than answers alone.
+        options: "loop" (LoopConfig), "batch_size", "bf16", "lora" (rank, alpha, dropout), "transcribe": share of the
+            clips that are to be written down instead of answered, "recognise": weight of the adaptor's losses of
+            stage_pace; both align faster than answers alone.
     """
     entries = read_list(data, "train")
     paths = [data / e["speech"] for e in entries]
@@ -68,7 +68,9 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         index = order(step)
         rng = np.random.default_rng([seed, step])
         model.encoder.eval()
-        features = encode_clips(model, [augment(read_clip(paths[i]), rng)[0] for i in index])
+        clips = [augment(read_clip(paths[i]), rng)[0] for i in index]
+        with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
+            features = [states.float() for states in encode_clips(model, clips)]
         tasks, answers = [], []
         for i in index:
             transcribe = bool(entries[i]["question"]) and rng.random() < options["transcribe"]
@@ -78,7 +80,8 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         known = [k for k, i in enumerate(index) if has_transcript(entries[i])]
         heard = [model.adapt(features[k]) for k in known]
         ctc, distance = reader.losses(heard, [entries[index[k]]["question"] for k in known])
-        answer = model(features, tasks, answers)
+        with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
+            answer = model(features, tasks, answers)
         total = answer + options["recognise"] * (ctc + distance)
         return {"total": total, "answer": answer.detach(), "ctc": ctc.detach(), "distance": distance.detach()}
 
