@@ -45,13 +45,27 @@ def embeddings(llm: PreTrainedModel) -> Tensor:
 
 def end_ids(tokenizer: PreTrainedTokenizerBase, family: Family) -> tuple[int, ...]:
     """Returns the token ids that end an answer."""
-    return family.end_ids or (tokenizer.eos_token_id,)
+    return tuple(token_id(tokenizer, token) for token in family.end_tokens) or (tokenizer.eos_token_id,)
+
+
+def token_id(tokenizer: PreTrainedTokenizerBase, token: str) -> int:
+    """Returns the id of a special token.
+
+    Raises:
+        ValueError: the tokenizer has no such token.
+    """
+    found = tokenizer.convert_tokens_to_ids(token)
+    if not isinstance(found, int) or tokenizer.convert_ids_to_tokens(found) != token:
+        raise ValueError(
+            f"The tokenizer has no token {token}. Put the tokenizer files of the checkpoint's own LLM there."
+        )
+    return found
 
 
 def text_end_embedding(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, family: Family) -> Tensor:
     """Returns the embedding (1, D) that closes the text handed to the talker."""
-    end = tokenizer.eos_token_id if family.text_end_id is None else family.text_end_id
-    return embeddings(llm)[end][None]
+    token = family.text_end_token
+    return embeddings(llm)[tokenizer.eos_token_id if token is None else token_id(tokenizer, token)][None]
 
 
 def user_content(prompt: str = "", text: str | None = None) -> str:

@@ -1,6 +1,7 @@
-"""Special ids and prompt formats of the LLM families; the only file with id literals (speech ids are in the config).
+"""Special tokens and prompt formats of the LLM families; the only file that names ids (speech ids are in the config).
 
-A family is named by a checkpoint's config (`family`, or the released `model_type`), never guessed from a path.
+Tokens are looked up by name in the checkpoint's own tokenizer, so a smaller vocabulary of the same family works too. A
+family is named by a checkpoint's config (`family`, or the released `model_type`), never guessed from a path.
 """
 
 from __future__ import annotations
@@ -28,14 +29,14 @@ class Family:
 
     Attributes:
         system: system message of every conversation; "": none.
-        end_ids: any of these ends an answer; empty: the tokenizer's end token.
-        text_end_id: its embedding closes the text handed to the talker; None: the tokenizer's end token.
+        end_tokens: any of these ends an answer; empty: the tokenizer's end token.
+        text_end_token: its embedding closes the text handed to the talker; None: the tokenizer's end token.
         template_arguments: extra arguments of the chat template.
     """
 
     system: str
-    end_ids: tuple[int, ...] = ()
-    text_end_id: int | None = None
+    end_tokens: tuple[str, ...] = ()
+    text_end_token: str | None = None
     template_arguments: dict[str, Any] = field(default_factory=dict)
 
 
@@ -43,10 +44,10 @@ FAMILIES: dict[str, Family] = {
     "nano": Family(system=""),
     # any other causal LM with a chat template
     "generic": Family(system=_RELEASED_SYSTEM),
-    # <|eot_id|>; the released prompts were written on this date (newer templates write today's)
-    "llama3": Family(_RELEASED_SYSTEM, (128009,), 128009, {"date_string": "26 Jul 2024"}),
-    # <|im_end|> ends an answer, <|endoftext|> closes the talker's text
-    "qwen2": Family("You are Qwen, created by Alibaba Cloud. " + _RELEASED_SYSTEM, (151645,), 151643),
+    # <|eot_id|> is 128009; the released prompts were written on this date (newer templates write today's)
+    "llama3": Family(_RELEASED_SYSTEM, ("<|eot_id|>",), "<|eot_id|>", {"date_string": "26 Jul 2024"}),
+    # <|im_end|> (151645) ends an answer, <|endoftext|> (151643) closes the talker's text
+    "qwen2": Family("You are Qwen, created by Alibaba Cloud. " + _RELEASED_SYSTEM, ("<|im_end|>",), "<|endoftext|>"),
 }
 
 

@@ -64,8 +64,8 @@ def test_every_missing_and_unexpected_key_is_named(tmp_path: Path) -> None:
 
     with pytest.raises(ValueError, match="missing") as caught:
         load_talker(released_folder(tmp_path, change))
-    for key in ("head.main.norm.weight", "head.depths.5.out.norm.weight", "speech_generator.extra.weight"):
-        assert key in str(caught.value)
+    for key in ("norm.weight", "mtp_layers.5.norm_final.weight", "extra.weight"):
+        assert f"speech_generator.{key}" in str(caught.value)
 
 
 def test_the_rest_of_a_whole_checkpoint_and_rotary_buffers_are_ignored(tmp_path: Path) -> None:
@@ -115,7 +115,7 @@ def test_a_talker_without_adaptor_says_so(make_talker: Callable[..., Talker]) ->
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"speech_generator_type": "ctc"}, "ar_mtp"), ({"mtp_num": 6}, "head.depths.5.layer")],
+    [({"speech_generator_type": "ctc"}, "ar_mtp"), ({"mtp_num": 6}, "mtp_layers.5.decoder_layer")],
 )
 def test_released_configs_are_checked(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

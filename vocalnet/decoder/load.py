@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from vocalnet.adaptor import Adaptor
 from vocalnet.config import AdaptorConfig, TalkerConfig, from_dict
-from vocalnet.decoder.keys import ADAPTOR_PREFIX, TALKER_PREFIX, check_keys, our_key
+from vocalnet.decoder.keys import ADAPTOR_PREFIX, RELEASED_KEYS, TALKER_PREFIX, check_keys, our_key
 from vocalnet.decoder.talker import Talker
+from vocalnet.shards import present, tensors, weight_files
 
 RELEASED_HEADS = {"ar_mtp": "mtp_vocalnet", "ar": "ntp"}  # speech_generator_type -> head
 
@@ -34,15 +34,15 @@ def load_talker(folder: str | Path, device: str = "cpu", dtype: torch.dtype = to
         raise ValueError(f"{folder} has no config.json; name the folder of a VocalNet checkpoint")
     values = json.loads((folder / "config.json").read_text())
     if values.get("model_type", "").startswith("omni_speech"):
-        weights = _released_weights(folder)
+        weights, table = _released_weights(folder), RELEASED_KEYS
         config, rate = released_config(values, weights), int(values.get("speech_encoder_ds_rate", 5))
     else:
-        weights = _read(folder, ("",), "talker.safetensors")
+        weights, table = _own_weights(folder), ()
         config = from_dict(TalkerConfig, values.get("talker") or {}, f"{folder / 'config.json'}: talker")
         rate = from_dict(AdaptorConfig, values.get("adaptor") or {}, f"{folder / 'config.json'}: adaptor").rate
     with torch.device("meta"):  # the file's tensors become the weights: nothing is drawn, nothing is held twice
         talker = Talker(config, _empty_adaptor(weights, rate))
-    check_keys(talker.state_dict(), weights, str(folder))
+    check_keys(talker.state_dict(), weights, str(folder), table)
     talker.load_state_dict(weights, assign=True)
     return talker.to(device=device, dtype=dtype).eval()
 
@@ -66,7 +66,7 @@ def released_config(values: dict[str, Any], weights: dict[str, Tensor]) -> Talke
 
     Args:
         values: the published config.json.
-        weights: the weights under our names.
+        weights: the weights under our names; only their shapes are looked at.
 
     Raises:
         ValueError: the kind of speech generator is unknown, or the embedding is missing.
@@ -107,20 +107,17 @@ def released_config(values: dict[str, Any], weights: dict[str, Tensor]) -> Talke
 
 def _released_weights(folder: Path) -> dict[str, Tensor]:
     """Reads the talker's part of a published checkpoint under our names."""
-    named = {our_key(key): value for key, value in _read(folder, (TALKER_PREFIX, ADAPTOR_PREFIX)).items()}
+    files = present(weight_files(folder), folder)
+    parts = tensors(files, lambda key: key.startswith((TALKER_PREFIX, ADAPTOR_PREFIX)))
+    named = {our_key(key): value for key, value in parts}
     return {key: value for key, value in named.items() if key is not None}
 
 
-def _read(folder: Path, prefixes: tuple[str, ...], preferred: str = "model.safetensors") -> dict[str, Tensor]:
-    """Reads the tensors whose keys start with one of the prefixes, from the preferred file or all shards."""
-    paths = [folder / preferred] if (folder / preferred).is_file() else sorted(folder.glob("*.safetensors"))
-    if not paths:
-        raise ValueError(f"{folder} has no .safetensors file; download the checkpoint's weights too")
-    weights = {}
-    for path in paths:
-        with safe_open(path, framework="pt") as file:
-            weights.update({key: file.get_tensor(key) for key in file.keys() if key.startswith(prefixes)})  # noqa: SIM118
-    return weights
+def _own_weights(folder: Path) -> dict[str, Tensor]:
+    """Reads the talker of a checkpoint in our layout, or of a folder that holds nothing else."""
+    component = folder / "talker.safetensors"
+    files = [component] if component.is_file() else present(weight_files(folder), folder)
+    return dict(tensors(files, lambda key: True))
 
 
 def _empty_adaptor(weights: dict[str, Tensor], rate: int) -> Adaptor | None:
