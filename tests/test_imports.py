@@ -15,10 +15,17 @@ MAX_LINES = 500
 
 # A module may import its own rank and lower ones.
 RANKS = (
-    {"vocalnet.config", "vocalnet.tokens", "vocalnet.files", "vocalnet.provenance", "vocalnet.events"},
+    {
+        "vocalnet.config",
+        "vocalnet.tokens",
+        "vocalnet.files",
+        "vocalnet.provenance",
+        "vocalnet.events",
+        "vocalnet.shards",
+    },
     {"vocalnet.audio", "vocalnet.masks"},
     {"vocalnet.encoder", "vocalnet.adaptor", "vocalnet.llm", "vocalnet.decoder", "vocalnet.vocoder"},
-    {"vocalnet.model", "vocalnet.checkpoint"},
+    {"vocalnet.model", "vocalnet.checkpoint", "vocalnet.released"},
     {"vocalnet.session", "vocalnet.metrics"},
     {"vocalnet", "vocalnet.evaluation", "vocalnet.bench", "vocalnet.training", "vocalnet.nano"},
     {"vocalnet.__main__"},

@@ -118,9 +118,11 @@ def test_every_generating_command_takes_the_shared_options(command, loads, fake_
         "eval": ["--set", small_set, "--out", tmp_path / "r.json", "--n-speech", 0],
     }[command]
     shared = "--model m --decoder ntp --tokens-per-step 2 --policy fixed --temperature 0.5 --seed 3 --max-tokens 9"
-    result = run(command, *arguments, *shared.split(), "--device", "cpu", "--dtype", "float32")
+    shared += " --device cpu --dtype float32 --encoder e --vocoder v --vocoder-backend official --base-llm b"
+    result = run(command, *arguments, *shared.split())
     assert result.exit_code == 0, result.stderr
-    assert loads == [("m", {"decoder": "ntp", "device": "cpu", "dtype": "float32"})]
+    parts = {"encoder": "e", "vocoder": "v", "vocoder_backend": "official", "base_llm": "b"}
+    assert loads == [("m", {"decoder": "ntp", "device": "cpu", "dtype": "float32", **parts})]
     options = fake_model.requests[0]["options"]
     assert (options.tokens_per_step, options.policy, options.temperature) == (2, "fixed", 0.5)
     assert (options.seed, options.max_tokens) == (3, 9)
@@ -131,7 +133,8 @@ def test_defaults_are_the_librarys(loads, fake_model, question):
 
     run("s2t", "--audio", question)
     assert fake_model.requests[0]["options"] == DecodeOptions()
-    assert loads == [("nano", {"decoder": None, "device": None, "dtype": None})]
+    names = ("encoder", "vocoder", "decoder", "device", "dtype", "base_llm")
+    assert loads == [("nano", {**dict.fromkeys(names), "vocoder_backend": "native"})]
 
 
 def test_info(monkeypatch):

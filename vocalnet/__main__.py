@@ -59,6 +59,10 @@ class Generation:
     """The options of every generating command."""
 
     model: Model = "nano"
+    encoder: Annotated[str | None, typer.Option(help="Whisper of a published checkpoint, if it is not inside.")] = None
+    vocoder: Annotated[str | None, typer.Option(help="CosyVoice 2 folder with flow and hift.")] = None
+    vocoder_backend: Annotated[str, typer.Option(help="native, or official: a CosyVoice checkout.")] = "native"
+    base_llm: Annotated[str | None, typer.Option(help="LLM of a published LoRA folder.")] = None
     decoder: Annotated[str | None, typer.Option(help="Speech decoder head; the checkpoint's own by default.")] = None
     tokens_per_step: Annotated[int | None, typer.Option(help="Speech tokens proposed per step.")] = None
     policy: Annotated[str | None, typer.Option(help="How many of the proposed tokens are kept.")] = None
@@ -80,7 +84,8 @@ class Generation:
         """Returns the loaded model."""
         import vocalnet
 
-        return vocalnet.load(self.model, decoder=self.decoder, device=self.device, dtype=self.dtype)
+        names = ("encoder", "vocoder", "vocoder_backend", "decoder", "device", "dtype", "base_llm")
+        return vocalnet.load(self.model, **{name: getattr(self, name) for name in names})
 
 
 def generating(command: Callable[..., None]) -> Callable[..., None]:

@@ -1,4 +1,6 @@
-"""Checkpoint folders: one safetensors file per component beside config.json and the tokenizer's files.
+"""Checkpoint folders, and which of them `load` can read: ours, and the published ones (released.py).
+
+Ours hold one safetensors file per component beside config.json and the tokenizer's files:
 
 config.json                       VocalNetConfig
 encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors
@@ -8,6 +10,7 @@ card.json                         name, licence and provenance (optional)
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Iterator
@@ -20,18 +23,30 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
-from vocalnet.config import VocalNetConfig
+from vocalnet import released, shards
+from vocalnet.config import VocalNetConfig, from_dict
 from vocalnet.decoder.keys import check_keys
+from vocalnet.decoder.load import released_config
+from vocalnet.decoder.talker import Talker
 from vocalnet.files import atomic_path, write_json
-from vocalnet.model import VocalNet
+from vocalnet.model import VocalNet, Vocoder
+from vocalnet.vocoder.hift import Hift
+from vocalnet.vocoder.official import load_official
+from vocalnet.vocoder.token2wav import Token2Wav, load_token2wav
+from vocalnet.vocoder.weights import load_weights
 
 NANO = Path(__file__).parent / "nano"
 HOW_TO_NAME = 'Name a checkpoint folder, a hub id such as "VocalNet/VocalNet-1B", or "nano".'
+HOW_TO_GIVE_VOCODER = (
+    "Give a folder with CosyVoice2-0.5B's flow.pt and hift.pt: load(..., vocoder=PATH), or --vocoder PATH."
+)
+VOCODER_FILES = ("config.json", "cosyvoice2.yaml", "flow.pt", "flow.safetensors", "hift.pt", "hift.safetensors")
+VOCODER_BACKENDS = ("native", "official")
 
 
 def components(model: VocalNet) -> Iterator[tuple[str, nn.Module]]:
     """Yields file stem and module of every component that the model has."""
-    vocoder = model.vocoder
+    vocoder = model.vocoder if isinstance(model.vocoder, Token2Wav) else None
     named = {
         "encoder": model.encoder.whisper,
         "adaptor": model.adaptor,
@@ -68,6 +83,9 @@ def load_component(folder: Path, name: str, module: nn.Module) -> None:
     if not path.is_file():
         raise ValueError(f"{folder} has no {path.name}. Download the checkpoint again, with all of its files.")
     weights = load_file(path)
+    if isinstance(module, Hift):  # saved as trained, or with its weight norm folded in for inference
+        load_weights(module, weights, str(path))
+        return
     tied = set(getattr(module, "_tied_weights_keys", None) or ())
     check_keys([key for key in module.state_dict() if key in weights or key not in tied], weights, str(path))
     module.load_state_dict(weights, strict=False)
@@ -93,25 +111,14 @@ def resolve(path: str | Path) -> Path:
     """
     if str(path) == "nano":
         return NANO
-    folder = Path(path)
-    if folder.is_dir():
-        return folder
-    if folder.is_absolute() or str(path).count("/") != 1 or str(path).startswith("."):
-        raise ValueError(f"There is no checkpoint folder {path}. {HOW_TO_NAME}")
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError
-
-    try:
-        return Path(snapshot_download(str(path)))
-    except (HfHubHTTPError, LocalEntryNotFoundError, RepositoryNotFoundError, OSError) as error:
-        raise ValueError(f"Cannot get {path} from the hub ({type(error).__name__}). {HOW_TO_NAME}") from error
+    return shards.local_folder(path, HOW_TO_NAME)
 
 
-def read_config(folder: Path) -> VocalNetConfig:
-    """Returns the config of a checkpoint folder in our layout.
+def read_values(folder: Path) -> dict[str, Any]:
+    """Returns the config.json of a checkpoint folder, in our layout or a published one.
 
     Raises:
-        ValueError: it is missing, or of another layout.
+        ValueError: it is missing, or of another kind of model.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -120,51 +127,102 @@ def read_config(folder: Path) -> VocalNetConfig:
         values = json.loads(path.read_text())
     except json.JSONDecodeError as error:
         raise ValueError(f"{path} is not valid JSON ({error.msg}, line {error.lineno}). Download it again.") from error
-    if values.get("model_type") != "vocalnet":
-        raise ValueError(f"{folder} holds a {values.get('model_type')!r} model, not a VocalNet. {HOW_TO_NAME}")
-    return VocalNetConfig.from_file(path)
+    kind = values.get("model_type")
+    if kind != VocalNetConfig.model_type and kind not in released.KINDS:
+        raise ValueError(f"{folder} holds a {kind!r} model, not a VocalNet. {HOW_TO_NAME}")
+    return values
 
 
 def load(
     path: str | Path = "nano",
+    encoder: str | Path | None = None,
+    vocoder: str | Path | None = None,
+    vocoder_backend: str = "native",
     decoder: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
+    base_llm: str | Path | None = None,
 ) -> VocalNet:
     """Loads a model ready to answer.
 
     Args:
-        path: "nano", a checkpoint folder, or a hub id.
+        path: "nano", a checkpoint folder, ours or published, or a hub id.
+        encoder: Whisper of a published checkpoint: a folder, OpenAI's .pt file or a hub id; None: the weights inside
+            the checkpoint, else openai/whisper-large-v3 of the hub.
+        vocoder: folder or hub id of a CosyVoice 2 vocoder; None: the checkpoint's own. Published ones have none, and
+            write only, without it.
+        vocoder_backend: "native", or "official" for a CosyVoice checkout on the Python path.
         decoder: head to use; None: the checkpoint's own.
         device: None: a GPU if there is one, else the CPU.
-        dtype: None: float32 on the CPU, bfloat16 on a GPU.
+        dtype: None: float32 on the CPU; on a GPU the published checkpoint's own, bfloat16 for ours.
+        base_llm: LLM of a published LoRA folder, a folder or a hub id; None: the one that its adapter names.
 
     Raises:
-        ValueError: no such checkpoint, files or keys missing, or a decoder that it does not have.
+        ValueError: no such checkpoint, files or keys missing, an argument that the checkpoint has no use for, or a
+            decoder that it does not have.
     """
     began = time.perf_counter()
     folder = resolve(path)
-    config = read_config(folder)
-    own = config.talker.head if config.talker else None
-    if decoder is not None and decoder != own:
-        raise ValueError(f"{path} has no decoder {decoder!r}. Available: {own or 'none (it only writes text)'}.")
+    values = read_values(folder)
     device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     if isinstance(dtype, str):
         dtype = named_dtype(dtype)
+    # the vocoder first: reading it takes twice its size for a moment, which is little before the rest is there
+    given = None if vocoder is None else _open_vocoder(vocoder, vocoder_backend, device)
+    if vocoder is None and vocoder_backend != "native":
+        raise ValueError(f"vocoder_backend={vocoder_backend!r} needs a vocoder. {HOW_TO_GIVE_VOCODER}")
+    if values["model_type"] in released.KINDS:
+        plan = released.plan(folder, values, encoder, base_llm)
+        _check_decoder(path, plan.config, decoder)
+        model = released.build(plan, device, dtype)
+    else:
+        if encoder is not None or base_llm is not None:
+            raise ValueError(f"{path} holds its own encoder and LLM. Leave encoder and base_llm out.")
+        config = from_dict(VocalNetConfig, values, str(folder / "config.json"))
+        _check_decoder(path, config, decoder)
+        model = _load_own(folder, config if given is None else dataclasses.replace(config, flow=None, hift=None))
+        nn.Module.to(model, device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
+    if given is not None:
+        _attach(model, given)
+    elif isinstance(model.vocoder, Token2Wav):
+        model.vocoder.float()  # half precision is audible in phases and cheap to avoid
+    card = folder / "card.json"
+    model.card = json.loads(card.read_text()) if card.is_file() else {"name": str(path)}
+    model.eval().requires_grad_(False)
+    model.load_s = time.perf_counter() - began
+    return model
+
+
+def _check_decoder(path: str | Path, config: VocalNetConfig, decoder: str | None) -> None:
+    own = config.talker.head if config.talker else None
+    if decoder is not None and decoder != own:
+        raise ValueError(f"{path} has no decoder {decoder!r}. Available: {own or 'none (it only writes text)'}.")
+
+
+def _load_own(folder: Path, config: VocalNetConfig) -> VocalNet:
+    """Loads a folder in our layout, on the CPU in float32."""
     llm_config = AutoConfig.for_model(config.llm["model_type"])  # else the tokenizer would ask config.json for it
     model = VocalNet(config, AutoTokenizer.from_pretrained(folder, config=llm_config))
     for name, module in components(model):
         load_component(folder, name, module)
-    if model.vocoder is not None:
+    if isinstance(model.vocoder, Token2Wav):
         model.vocoder.hift.fuse_weight_norm()
-    card = folder / "card.json"
-    model.card = json.loads(card.read_text()) if card.is_file() else {"name": str(path)}
-    nn.Module.to(model, device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
-    if model.vocoder is not None:
-        model.vocoder.float()  # half precision is audible in phases and cheap to avoid
-    model.eval().requires_grad_(False)
-    model.load_s = time.perf_counter() - began
     return model
+
+
+def _open_vocoder(vocoder: str | Path, backend: str, device: torch.device) -> Vocoder:
+    """Loads a vocoder from elsewhere; arguments as in `load`."""
+    if backend not in VOCODER_BACKENDS:
+        raise ValueError(f"Unknown vocoder_backend {backend!r}. Choose one of: {', '.join(VOCODER_BACKENDS)}.")
+    folder = shards.local_folder(vocoder, HOW_TO_GIVE_VOCODER, VOCODER_FILES)
+    return load_official(folder) if backend == "official" else load_token2wav(folder, device)
+
+
+def _attach(model: VocalNet, vocoder: Vocoder) -> None:
+    """Gives a model a vocoder from elsewhere; a native one is saved with the model."""
+    model.vocoder = vocoder
+    if isinstance(vocoder, Token2Wav):
+        model.parts = dataclasses.replace(model.parts, flow=vocoder.flow_config, hift=vocoder.hift_config)
 
 
 def named_dtype(name: str) -> torch.dtype:
@@ -182,7 +240,16 @@ def named_dtype(name: str) -> torch.dtype:
 def describe(path: str | Path) -> dict[str, Any]:
     """Returns what a checkpoint folder is: layout, sizes by component, and what is missing with how to get it."""
     folder = resolve(path)
-    config = read_config(folder)
+    values = read_values(folder)
+    is_ours = values["model_type"] == VocalNetConfig.model_type
+    described = _describe_own(folder, values) if is_ours else _describe_released(folder, values)
+    missing = described.pop("missing")
+    n_bytes = sum(part["megabytes"] for part in described["components"].values())
+    return {"path": str(folder), **described, "megabytes": round(n_bytes, 2), "missing": missing}
+
+
+def _describe_own(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    config = from_dict(VocalNetConfig, values, str(folder / "config.json"))
     with torch.device("meta"):
         model = VocalNet(config)
     found: dict[str, dict[str, Any]] = {}
@@ -197,13 +264,70 @@ def describe(path: str | Path) -> dict[str, Any]:
         n = sum(p.numel() for p in module.parameters())
         found[name] = {"parameters": n, "megabytes": round(file.stat().st_size / 1e6, 2), "dtypes": dtypes}
     return {
-        "path": str(folder),
         "layout": "vocalnet (one safetensors file per component)",
         "family": config.family,
         "decoder": config.talker.head if config.talker else None,
         "max_tokens_per_step": model.max_tokens_per_step,
         "sample_rate_hz": model.sample_rate_hz,
         "components": found,
-        "megabytes": round(sum(part["megabytes"] for part in found.values()), 2),
         "missing": missing,
     }
+
+
+def _describe_released(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
+    kind, own = released.KINDS[values["model_type"]], released.own_source(folder, values)
+    here = [path for path in own.files if path.is_file()]
+    weights = dataclasses.replace(own, files=here).layout()
+    by_component: dict[str, list[torch.Tensor]] = {}
+    for key, tensor in weights.items():
+        by_component.setdefault(key.split(".")[0], []).append(tensor)
+    talker = None
+    if "talker.embedding.weight" in weights:
+        named = {key.removeprefix("talker."): tensor for key, tensor in weights.items()}
+        with torch.device("meta"):
+            talker = Talker(released_config(values, named))
+    what = "LoRA folder" if released.is_lora(folder) else f"{len(own.files)} file(s) of weights"
+    return {
+        "layout": f"published ({values['model_type']}, {what})",
+        "family": kind.family,
+        "decoder": talker.config.head if talker else None,
+        "max_tokens_per_step": talker.head.n_heads if talker else 0,
+        "sample_rate_hz": 0,
+        "components": {name: _summary(tensors) for name, tensors in by_component.items()},
+        "missing": _missing_of_released(folder, values, own, weights),
+    }
+
+
+def _summary(tensors: list[torch.Tensor]) -> dict[str, Any]:
+    """Returns the size of a component from its tensors' shapes and types."""
+    return {
+        "parameters": sum(tensor.numel() for tensor in tensors),
+        "megabytes": round(sum(tensor.numel() * tensor.element_size() for tensor in tensors) / 1e6, 2),
+        "dtypes": sorted({str(tensor.dtype).removeprefix("torch.") for tensor in tensors}),
+    }
+
+
+def _missing_of_released(
+    folder: Path, values: dict[str, Any], own: released.Source, weights: dict[str, torch.Tensor]
+) -> list[str]:
+    """Returns what a published folder still needs, each with how to get it."""
+    is_lora, has_encoder = released.is_lora(folder), any(key.startswith("encoder.") for key in weights)
+    missing: list[str] = []
+    try:
+        shards.present(own.files, folder)
+        elsewhere = (() if has_encoder else ("encoder.",)) + (("llm.",) if is_lora else ())
+        config = released.model_config(values, weights, None)
+        released.empty_model(config, weights, str(folder), elsewhere=elsewhere)
+    except ValueError as error:
+        missing.append(f"weights: {error}")
+    if is_lora and not Path(released.base_name(folder)).is_dir():
+        missing.append(f"LLM: {released.base_name(folder)} is downloaded from the hub. {released.HOW_TO_GIVE_LLM}")
+    if not has_encoder:
+        missing.append(f"encoder: {released.HUB_ENCODER} is downloaded from the hub. {released.HOW_TO_GIVE_ENCODER}")
+    if released.KINDS[values["model_type"]].is_speaking:
+        missing.append(f"vocoder: without one the model only writes. {HOW_TO_GIVE_VOCODER}")
+    if not released.has_tokenizer(folder) and not is_lora:
+        missing.append(
+            "tokenizer: copy tokenizer.json and tokenizer_config.json of the checkpoint's LLM into the folder"
+        )
+    return missing

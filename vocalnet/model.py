@@ -25,11 +25,14 @@ from vocalnet.events import Event, Result
 from vocalnet.llm import backbone, build_llm, embed_prompt, embeddings, end_ids, text_end_embedding
 from vocalnet.tokens import family
 from vocalnet.vocoder.frontend import resample, whisper_mel
+from vocalnet.vocoder.official import OfficialVocoder
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
 from vocalnet.vocoder.token2wav import Token2Wav
 
 if TYPE_CHECKING:
     from vocalnet.session import Session
+
+Vocoder = Token2Wav | OfficialVocoder
 
 
 class VocalNetHubConfig(PretrainedConfig):
@@ -65,7 +68,9 @@ class VocalNet(PreTrainedModel):
         llm_dim = embeddings(self.llm).shape[1]
         self.adaptor = Adaptor(parts.encoder.dim, parts.adaptor.hidden_dim, llm_dim, parts.adaptor.rate)
         self.talker = None if parts.talker is None else Talker(parts.talker)
-        self.vocoder = None if parts.flow is None or parts.hift is None else Token2Wav(parts.flow, parts.hift)
+        self.vocoder: Vocoder | None = None  # published checkpoints get one from elsewhere
+        if parts.flow is not None and parts.hift is not None:
+            self.vocoder = Token2Wav(parts.flow, parts.hift)
         self.speech_tokenizer = None if parts.speech_tokenizer is None else SpeechTokenizer(parts.speech_tokenizer)
         self.load_s = 0.0  # how long `load` took, for reports
         self.card: dict[str, Any] = {}  # name, licence and provenance of the weights, for reports
@@ -103,6 +108,8 @@ class VocalNet(PreTrainedModel):
         for piece in windows(samples, config.window_s):
             n_frames = len(piece) * 100 // SAMPLE_RATE_HZ
             if config.pad_to_window:
+                n_window = config.window_s * SAMPLE_RATE_HZ
+                n_frames = min(encoder.max_frames, round(len(piece) / n_window * encoder.max_frames + 0.5))  # published
                 piece = np.pad(piece, (0, round(config.window_s * SAMPLE_RATE_HZ) - len(piece)))
             mel = whisper_mel(torch.from_numpy(piece), config.n_mels)[..., : encoder.max_frames]  # (1, n_mels, T_a)
             states = encoder(mel.to(self.device, self.dtype))[0]  # (T_e, D_e)

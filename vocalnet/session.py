@@ -121,8 +121,13 @@ class Session:
         if voice is not None:
             raise ValueError("This model speaks with one voice. Leave voice=None.")
         talker = model.talker
-        if speech and (talker is None or model.vocoder is None):
+        if speech and talker is None:
             raise ValueError("This checkpoint answers in text only. Ask with speech=False (vocalnet s2t).")
+        if speech and model.vocoder is None:
+            raise ValueError(
+                "This checkpoint came without a vocoder, which turns its speech tokens into sound. Give the folder of "
+                "CosyVoice2-0.5B: load(..., vocoder=PATH), or --vocoder PATH; or ask with speech=False (vocalnet s2t)."
+            )
         samples = None
         if audio is not None:
             samples = run.timed("audio", lambda: load_audio(audio, model.parts.max_audio_s))
