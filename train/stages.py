@@ -64,14 +64,13 @@ def encoder(recipe: Recipe) -> None:
     """Trains the encoder as a recogniser of the LLM's tokens."""
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
     trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "recogniser", trained.whisper)
+    save_component(recipe.checkpoint, "encoder", trained.whisper)
 
 
 def pace(recipe: Recipe) -> None:
-    """Trains encoder and adaptor to speak in the LLM's own embeddings; from here on the encoder is frozen."""
-    model = _assemble(recipe, encoder="recogniser", llm="text_llm")
+    """Trains the adaptor to speak in the LLM's own embeddings, before stage 1."""
+    model = _assemble(recipe, encoder="encoder", llm="text_llm")
     train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
     save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
 
 

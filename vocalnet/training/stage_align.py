@@ -6,31 +6,20 @@ embeddings (a deliberate addition to the paper's stage 1, for a small LLM and li
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import LoraConfig, get_peft_model
-from torch import Tensor
 
-from vocalnet.encoder import CONV_STRIDE
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
 from vocalnet.training.augment import augment
-from vocalnet.training.data import clip_lengths, has_transcript, mel_batch, read_clip, read_list
+from vocalnet.training.data import clip_lengths, has_transcript, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
-from vocalnet.training.stage_pace import TokenReader
+from vocalnet.training.stage_pace import TokenReader, encode_clips
 from vocalnet.training.stage_text import TRANSCRIBE
-
-
-def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
-    """Returns the frozen encoder's states (T_e, D_e) of clips that fit into one window."""
-    with torch.no_grad():
-        mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
-        states = model.encoder(mel, lengths)
-    return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
 
 
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:

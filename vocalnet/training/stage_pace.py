@@ -1,8 +1,6 @@
-"""The pace stage: encoder and adaptor learn to say the LLM's tokens in its own embeddings, at the adaptor's rate.
+"""The pace stage: the adaptor learns to say the LLM's tokens in the LLM's own embeddings, ten a second.
 
-The encoder stage puts tokens at 50 Hz, where two of one word may fall into the five frames that the adaptor joins. Here
-the encoder learns to put one token into each group, and the adaptor to deliver it as the embedding that the LLM has for
-it. Stage 1 then starts from audio that the LLM can nearly read, instead of from noise that LoRA learns to ignore.
+Stage 1 then starts from audio that the LLM can nearly read, instead of from noise, which LoRA learns to ignore.
 """
 
 from __future__ import annotations
@@ -22,7 +20,7 @@ from vocalnet.model import VocalNet
 from vocalnet.training.augment import augment
 from vocalnet.training.data import clip_lengths, has_transcript, mel_batch, pad, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
-from vocalnet.training.stage_encoder import ctc_loss, spec_augment, text_tokens
+from vocalnet.training.stage_encoder import ctc_loss, text_tokens
 from vocalnet.training.stage_text import pause_id
 
 SHARPNESS = 10.0  # log odds of a token at its own embedding against one at the mean distance
@@ -66,8 +64,16 @@ class TokenReader:
         return str(self.tokenizer.decode(best[best != self.pause], skip_special_tokens=True))
 
 
+def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
+    """Returns the frozen encoder's states (T_e, D_e) of clips that fit into one window."""
+    with torch.no_grad():
+        mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
+        states = model.encoder(mel, lengths)
+    return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
+
+
 def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
-    """Trains encoder and adaptor of `model` in place; its LLM only lends its embeddings.
+    """Trains the adaptor of `model` in place, on its frozen encoder; its LLM only lends its embeddings.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "bf16", "n_dev" clips for the error rate, "eval_every".
@@ -78,35 +84,32 @@ def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any
     dev_clips = [read_clip(data / e["speech"]) for e in dev]
     torch.manual_seed(seed)
     model.requires_grad_(False)
-    model.encoder.requires_grad_(True)
     model.adaptor.requires_grad_(True)
     reader = TokenReader(model)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
 
-    def adapted(mel: Tensor, lengths: Tensor) -> list[Tensor]:
+    def adapted(clips: Sequence[np.ndarray]) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            states = model.encoder(mel, lengths)
-        sizes = ((lengths + 1) // CONV_STRIDE).tolist()
-        return [model.adapt(row[:n].float()) for row, n in zip(states, sizes, strict=True)]
+            states = encode_clips(model, clips)
+        return [model.adapt(row.float()) for row in states]
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
         rng = np.random.default_rng([seed, step])
-        clips = [augment(read_clip(paths[i]), rng)[0] for i in index]
-        mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
-        heard = adapted(spec_augment(mel, generator), lengths)
+        model.encoder.eval()
+        heard = adapted([augment(read_clip(paths[i]), rng)[0] for i in index])
         ctc, distance = reader.losses(heard, [entries[i]["question"] for i in index])
         return {"total": ctc + distance, "ctc": ctc.detach(), "distance": distance.detach()}
 
     def evaluate() -> dict[str, float]:
-        words = []
-        for start in range(0, len(dev), 32):
-            mel, lengths = mel_batch(
-                dev_clips[start : start + 32], model.parts.encoder.n_mels, model.encoder.max_frames
-            )
-            words += [reader.text(row) or " " for row in adapted(mel, lengths)]
+        words = [
+            reader.text(row) or " "
+            for start in range(0, len(dev), 32)
+            for row in adapted(dev_clips[start : start + 32])
+        ]
         return {"dev_wer": jiwer.wer([e["question"] for e in dev], words)}
 
-    modules = {"encoder": model.encoder, "adaptor": model.adaptor}
-    train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
+    train(
+        {"adaptor": model.adaptor}, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"]
+    )
     model.requires_grad_(False)

@@ -15,7 +15,7 @@ from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
 from vocalnet.training.data import read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
-from vocalnet.training.stage_align import encode_clips
+from vocalnet.training.stage_pace import encode_clips
 
 CACHE_BATCH = 32
 
