@@ -16,7 +16,7 @@ from transformers import AutoModelForCausalLM
 from typer.testing import CliRunner
 
 import vocalnet
-from vocalnet import released
+from vocalnet import released, shards
 from vocalnet.__main__ import app
 from vocalnet.checkpoint import describe, load, save
 from vocalnet.released import check_fit, empty_model, model_config
@@ -242,6 +242,9 @@ def test_a_file_with_more_than_tensors_is_refused(tmp_path):
     torch.save({"lm_head.weight": Path("anything")}, tmp_path / "pytorch_model.bin")
     with pytest.raises(ValueError, match="more than tensors"):
         load(tmp_path)
+    torch.save(torch.ones(2), tmp_path / "pytorch_model.bin")
+    with pytest.raises(ValueError, match="no state dict"):
+        load(tmp_path)
 
 
 def test_describe(folders):
@@ -284,10 +287,12 @@ def memory(name):
     return next(int(line.split()[1]) for line in lines if line.startswith(name)) * 1024
 
 
-def test_loading_takes_no_more_memory_than_the_weights(folders, tmp_path):
+@pytest.mark.parametrize("suffix", [".safetensors", ".bin"])
+def test_loading_takes_no_more_memory_than_the_weights(folders, tmp_path, monkeypatch, suffix):
     """The peak of a load stays within a tenth of the model's own bytes, though the file holds half as many."""
     sizes = {"hidden_size": 512, "intermediate_size": 2048, "num_hidden_layers": 4}
-    write_checkpoint(tmp_path, is_speaking=False, **sizes)
+    write_checkpoint(tmp_path, is_speaking=False, suffix=suffix, **sizes)
+    monkeypatch.setattr(shards, "LET_GO_BYTES", 2**20)
     load(folders / "text")  # whatever a first load allocates for good
     try:
         Path("/proc/self/clear_refs").write_text("5")  # resets the peak

@@ -17,6 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 FORMATS = (("model", ".safetensors"), ("pytorch_model", ".bin"))  # in the order of preference
+LET_GO_BYTES = 256 * 2**20  # of a mapped .bin file, read before it is mapped anew
 FLOATS = {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}
 
 
@@ -68,7 +69,7 @@ def present(files: Sequence[Path], where: str | Path) -> Sequence[Path]:
         raise ValueError(f"{where} has no .safetensors or .bin file; download the checkpoint's weights too")
     absent = [path.name for path in files if not path.is_file()]
     if absent:
-        raise ValueError(f"{where} lacks {', '.join(absent)}, which its index lists. Download the files again.")
+        raise ValueError(f"{where} lacks {', '.join(absent)}. Download all of the checkpoint's files.")
     return files
 
 
@@ -90,18 +91,22 @@ def layout(files: Sequence[Path]) -> dict[str, Tensor]:
 def tensors(files: Sequence[Path], is_wanted: Callable[[str], bool]) -> Iterator[tuple[str, Tensor]]:
     """Yields the wanted (key, tensor) one by one.
 
-    Files are mapped: nothing is held but what the caller keeps, and of a .bin file what the system lets it have cached.
+    Files are mapped, and mapped anew on the way, which lets go of the pages already read: nothing is held for long but
+    what the caller keeps.
     """
     for path in files:
         if path.suffix == ".safetensors":
             with safe_open(path, framework="pt") as handle:
                 keys = [key for key in handle.keys() if is_wanted(key)]  # noqa: SIM118
             for key in keys:
-                with safe_open(path, framework="pt") as handle:  # anew each time: lets go of the pages already read
+                with safe_open(path, framework="pt") as handle:
                     yield key, handle.get_tensor(key)
         else:
-            state = _mapped(path)
+            state, n_read = _mapped(path), 0
             for key in [key for key in state if is_wanted(key)]:
+                if n_read > LET_GO_BYTES:
+                    state, n_read = _mapped(path), 0
+                n_read += state[key].nbytes
                 yield key, state.pop(key)
 
 
@@ -115,5 +120,7 @@ def _mapped(path: Path) -> dict[str, Tensor]:
         state: Any = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         raise ValueError(f"{path} holds more than tensors, so it is not read. Convert it to safetensors.") from error
+    if not isinstance(state, dict):
+        raise ValueError(f"{path} is no state dict. Save one with torch.save(model.state_dict(), path).")
     state = state.get("model_state_dict", state)  # OpenAI's Whisper files
     return {key: tensor for key, tensor in state.items() if isinstance(tensor, Tensor)}

@@ -45,10 +45,12 @@ class OfficialVocoder:
         """Returns the mel (1, n_mels, N) of all tokens of an utterance."""
         row = _row(tokens).to(self.model.device)
         voice = {name: value.to(self.model.device) for name, value in self.voice.items()}
-        arguments = {"token": row, **voice, "streaming": False, "finalize": True}
-        for name in ("token", "prompt_token", "prompt_feat"):
-            arguments[f"{name}_len"] = torch.tensor([arguments[name].shape[1]], dtype=torch.int32, device=row.device)
-        mel = _call(self.model.flow.inference, arguments)
+        inputs = {"token": row, **voice}
+        lengths = {
+            f"{name}_len": torch.tensor([inputs[name].shape[1]], dtype=torch.int32, device=row.device)
+            for name in ("token", "prompt_token", "prompt_feat")
+        }
+        mel = _call(self.model.flow.inference, {**inputs, **lengths, "streaming": False, "finalize": True})
         return mel[0] if isinstance(mel, tuple) else mel  # newer checkouts return their caches too
 
     @torch.inference_mode()
