@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+import yaml
 from torch import Tensor
 
+from vocalnet.config import TalkerConfig, from_dict
 from vocalnet.decoder.heads import HEADS
 from vocalnet.decoder.heads.contract import IGNORE
+from vocalnet.decoder.load import load_talker, save_talker
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
 
+ROOT = Path(__file__).parents[2]
+CONFIGS = ROOT / "train" / "configs"
 MASKS = ("full", "streaming")
 every_head = pytest.mark.parametrize("head", HEADS)
 every_mask = pytest.mark.parametrize("mask", MASKS)
@@ -46,15 +54,26 @@ def test_shapes(make_talker: Callable[..., Talker], texts: list[Tensor], head: s
 
 
 @every_head
-def test_targets_are_the_tokens_after_each_row(make_talker: Callable[..., Talker], head: str) -> None:
+@pytest.mark.parametrize("n", [0, 1, 4, 6])
+def test_targets_are_the_tokens_after_each_row(make_talker: Callable[..., Talker], head: str, n: int) -> None:
     talker = make_talker(head)
     stride, eos = talker.head.stride, talker.config.eos_id
-    line = [7, 3, 9, 1, eos]
-    labels = talker.loss([torch.zeros(2, 24)], [torch.tensor(line[:-1])]).labels
-    for k in range(labels.shape[0]):
-        for row in range(labels.shape[2]):
-            n = row * stride + k
-            assert labels[k, 0, row] == (line[n] if n < len(line) else IGNORE), (k, row)
+    line = [*range(n), eos]
+    mate = torch.arange(7)  # longer, so that the sample is padded
+    labels = talker.loss([torch.zeros(2, 24)] * 2, [torch.arange(n), mate]).labels[:, 0]
+    for k, row in torch.cartesian_prod(*map(torch.arange, labels.shape)).tolist():
+        place = row * stride + k
+        assert labels[k, row] == (line[place] if place < len(line) else IGNORE), (k, row)
+
+
+@pytest.mark.parametrize("head", ["group_linear", "group_trans"])
+def test_slots_after_the_end_have_no_label(make_talker: Callable[..., Talker], head: str) -> None:
+    def labels(n: int) -> list[list[int]]:
+        return make_talker(head).loss([torch.zeros(2, 24)], [torch.arange(n)]).labels[:, 0].T.tolist()
+
+    assert labels(2) == [[0, 1, 47], [IGNORE] * 3]  # the row that the padded group enters predicts nothing
+    assert labels(3) == [[0, 1, 2], [47, IGNORE, IGNORE]]
+    assert labels(4) == [[0, 1, 2], [3, 47, IGNORE], [IGNORE] * 3]
 
 
 @every_head
@@ -82,29 +101,36 @@ def test_batch_mates_do_not_matter(
 ) -> None:
     talker = make_talker(head)
     tokens = [torch.arange(n) for n in (12, 6, 0, 30)]
-    together = talker.logits(texts, tokens, mask)
+    together, labels = talker.logits(texts, tokens, mask), talker.loss(texts, tokens, mask).labels
     for b, (text, line) in enumerate(zip(texts, tokens, strict=True)):
-        alone = talker.logits([text], [line], mask)
-        torch.testing.assert_close(together[:, b : b + 1, : alone.shape[2]], alone, atol=1e-4, rtol=1e-4)
+        alone = talker.logits([text], [line], mask)[:, 0]
+        n_rows = alone.shape[1]
+        is_target = labels[:, b, :n_rows] != IGNORE  # what else DeepSeek's modules are fed past the end is padding
+        assert is_target.sum() == (labels[:, b] != IGNORE).sum() > 0
+        torch.testing.assert_close(together[:, b, :n_rows][is_target], alone[is_target], atol=1e-4, rtol=1e-4)
 
 
 @every_head
 @every_mask
 def test_causality_by_gradient(make_talker: Callable[..., Talker], texts: list[Tensor], head: str, mask: str) -> None:
-    """A row's prediction depends on the text that its mask shows, on earlier tokens, and on nothing else."""
+    """A prediction depends on the text that its row's mask shows, on the tokens of its row and before it, and on
+    nothing that comes at or after its own token."""
     talker = make_talker(head, n_units=60, bos_id=60, sos_id=61, eos_id=62, pad_id=63)
     stride = talker.head.stride
     tokens = torch.arange(36)  # each token once, so that a row of the embedding's gradient is a position
     text = texts[1].clone().requires_grad_()
     logits = talker.logits([text], [tokens], mask)
-    for row in (0, 2, 36 // stride // 2, 36 // stride):
-        # The main head: deeper ones may be fed their own step's tokens (DeepSeek).
-        by_text, by_embedding = torch.autograd.grad(
-            logits[0, 0, row].sum(), [text, talker.embedding.weight], retain_graph=True
-        )
+    for row in (0, 2, 36 // stride // 2, 36 // stride - 4):
         n_seen = 18 if mask == "full" else min(18, (row * stride // 15 + 1) * 5)
-        assert (by_text.abs().sum(-1) > 0).tolist() == [j < n_seen for j in range(18)]
-        assert (by_embedding[:36].abs().sum(-1) > 0).tolist() == [n < row * stride for n in range(36)]
+        for k in range(talker.head.n_heads):
+            by_text, by_embedding = torch.autograd.grad(
+                logits[k, 0, row].sum(), [text, talker.embedding.weight], retain_graph=True
+            )
+            assert (by_text.abs().sum(-1) > 0).tolist() == [j < n_seen for j in range(18)], (row, k)
+            reads = (by_embedding[:36].abs().sum(-1) > 0).tolist()
+            n_read = reads.index(False)
+            assert reads == [n < n_read for n in range(36)]
+            assert row * stride <= n_read <= row * stride + k, (row, k)
 
 
 @every_head
@@ -114,7 +140,7 @@ def test_cached_decoding_equals_teacher_forcing(
 ) -> None:
     talker = make_talker(head)
     for K in step_sizes(talker):
-        options = DecodeOptions(tokens_per_step=K, max_tokens=40, mask=mask)
+        options = DecodeOptions(tokens_per_step=K, max_tokens=40, min_tokens=20, mask=mask)
         tokens, logits = talker.generate(texts[1][None], options, return_logits=True)
         expected = talker.logits([texts[1]], [tokens], mask)
         assert len(tokens) > K
@@ -172,6 +198,26 @@ def test_two_interleaved_sessions(make_talker: Callable[..., Talker], texts: lis
 
 
 @every_head
+@pytest.mark.parametrize("group_size", [4, 5])
+def test_steps_need_not_divide_a_chunk(
+    make_talker: Callable[..., Talker], texts: list[Tensor], head: str, group_size: int
+) -> None:
+    """A chunk is 15 tokens: rows of 4 straddle its border, and what they say beyond it is held back."""
+    talker = make_talker(head, group_size=group_size, mtp_num=group_size - 1)
+    K = talker.head.n_heads
+    options = DecodeOptions(tokens_per_step=K, max_tokens=53, min_tokens=53, mask="streaming")
+    tokens, logits = talker.generate(texts[1][None], options, return_logits=True)
+    expected = talker.logits([texts[1]], [tokens], "streaming")
+    for n, row in enumerate(logits):
+        k, i = place(n, K, talker.head.stride)
+        torch.testing.assert_close(row, expected[k, 0, i], atol=1e-4, rtol=1e-4)
+    session = talker.session(options)
+    pushes = [session.push(texts[1][None, i : i + 5], last=i == 15) for i in range(0, 20, 5)]
+    assert [len(push) for push in pushes] == [15, 15, 15, 8]
+    assert torch.equal(torch.cat(pushes), tokens)
+
+
+@every_head
 def test_generation_ends(make_talker: Callable[..., Talker], texts: list[Tensor], head: str) -> None:
     talker = make_talker(head)
     eos = talker.config.eos_id
@@ -182,6 +228,34 @@ def test_generation_ends(make_talker: Callable[..., Talker], texts: list[Tensor]
         tokens, logits = talker.generate(texts[0][None], free, return_logits=True)
         assert eos not in tokens
         assert len(logits) == len(tokens) + (len(tokens) < 60)  # the end token's row is there too
+
+
+@every_head
+@every_mask
+def test_an_end_token_ends_at_any_place_of_a_step(
+    make_talker: Callable[..., Talker], texts: list[Tensor], head: str, mask: str
+) -> None:
+    talker = make_talker(head)
+    eos, vocab_size = talker.config.eos_id, talker.config.vocab_size
+    for bias in talker.head.parameters():
+        if bias.shape == (vocab_size,):
+            bias.data[eos] = 1e4  # wherever it may, every head ends the answer
+    for K in step_sizes(talker):
+        for n in range(K + 2):
+            options = DecodeOptions(tokens_per_step=K, min_tokens=n, mask=mask)
+            tokens, logits = talker.generate(texts[1][None], options, return_logits=True)
+            assert (len(tokens), len(logits)) == (n, n + 1)
+            assert logits[-1].argmax() == eos
+
+
+@every_head
+def test_save_and_load(make_talker: Callable[..., Talker], texts: list[Tensor], head: str, tmp_path: Path) -> None:
+    talker = make_talker(head, group_size=5)
+    save_talker(talker, tmp_path)
+    again = load_talker(tmp_path)
+    options = replace(talker.default_options(), max_tokens=20)
+    assert again.config == talker.config
+    assert torch.equal(again.generate(texts[0][None], options), talker.generate(texts[0][None], options))
 
 
 @every_head
@@ -198,7 +272,7 @@ def test_inputs_are_not_written_to(make_talker: Callable[..., Talker], texts: li
 def test_a_few_training_steps_learn_a_sentence(make_talker: Callable[..., Talker], head: str) -> None:
     talker = make_talker(head, dropout=0.0).train()
     torch.manual_seed(0)
-    text, tokens = torch.randn(6, 24), torch.randint(0, 45, (24,))
+    text, tokens = torch.randn(6, 24), torch.randint(0, 45, (25,))  # ends inside a group
     optimiser = torch.optim.AdamW(talker.parameters(), lr=1e-2)
     for _ in range(40):
         loss = talker.loss([text, text], [tokens, tokens], ["full", "streaming"])
@@ -210,3 +284,47 @@ def test_a_few_training_steps_learn_a_sentence(make_talker: Callable[..., Talker
         for K in step_sizes(talker):
             options = DecodeOptions(tokens_per_step=K, mask=mask, max_tokens=40)
             assert talker.generate(text[None], options).tolist() == tokens.tolist()
+
+
+@pytest.mark.parametrize("head", ["group_linear", "group_trans"])
+def test_groups_are_not_decoded_the_published_way(make_talker: Callable[..., Talker], head: str) -> None:
+    with pytest.raises(ValueError, match='needs behaviour "own"'):
+        make_talker(head, behaviour="released")
+
+
+def test_group_sizes_are_separate_weights(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    with pytest.raises(ValueError, match=r"tokens_per_step is 3; this talker \(group_linear\) takes 5"):
+        make_talker("group_linear", group_size=5).generate(texts[0][None], DecodeOptions(tokens_per_step=3))
+
+
+def head_configs() -> dict[str, dict[str, Any]]:
+    """Returns what each yaml in train/configs/heads changes in a talker's config."""
+    return {path.stem: yaml.safe_load(path.read_text()) for path in (CONFIGS / "heads").glob("*.yaml")}
+
+
+def test_every_head_has_a_yaml_that_loads() -> None:
+    sizes = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())["model"]["talker"]
+    for name, changes in head_configs().items():
+        talker = Talker(from_dict(TalkerConfig, sizes | changes, name))
+        assert name == talker.config.head + (f"_{talker.head.stride}" if talker.head.stride > 1 else "")
+    assert {changes["head"] for changes in head_configs().values()} == set(HEADS)
+
+
+def test_adding_a_head_as_the_readme_says(
+    make_talker: Callable[..., Talker], texts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Follows the page: its file, its row and its yaml make a head that does what every head must."""
+    page = (ROOT / "README.md").read_text().split("## Adding a head\n")[1].split("\n## ")[0]
+    code, config = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "yaml"))
+    row = re.search(r'`"(\w+)": (\w+),`', page)
+    module: dict[str, Any] = {}
+    exec(compile(code, "README.md", "exec"), module)
+    monkeypatch.setitem(HEADS, row[1], module[row[2]])
+    assert yaml.safe_load(config) == {"head": row[1]}
+    test_shapes(make_talker, texts, row[1])
+    test_targets_are_the_tokens_after_each_row(make_talker, row[1], 4)
+    test_generation_ends(make_talker, texts, row[1])
+    test_streamed_equals_offline(make_talker, texts, row[1], 0, 0.0)
+    for mask in MASKS:
+        test_causality_by_gradient(make_talker, texts, row[1], mask)
+        test_cached_decoding_equals_teacher_forcing(make_talker, texts, row[1], mask)

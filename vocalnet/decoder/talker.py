@@ -69,7 +69,7 @@ class Talker(nn.Module):
         """Builds a talker with fresh weights.
 
         Raises:
-            ValueError: head, behaviour or mask rule is unknown, or the rule has no inference that follows it.
+            ValueError: head, behaviour or mask rule is unknown, or two of them do not go together.
         """
         super().__init__()
         if config.head not in HEADS:
@@ -84,6 +84,8 @@ class Talker(nn.Module):
         self.projector = Projector(config)
         self.decoder = Stack(config, config.n_layers)
         self.head: Head = HEADS[config.head](config)
+        if config.behaviour == "released" and self.head.stride > 1:
+            raise ValueError(f'the published decoding cuts groups in two; {config.head!r} needs behaviour "own"')
         initialise(self, config.n_layers)
 
     @property
