@@ -58,7 +58,15 @@ def test_an_llm_goes_through_both_stages_and_answers(model_type, data, question,
     before = {name: value.clone() for name, value in model.llm.state_dict().items()}
     shared = {"batch_size": 2, "n_dev": 2, "eval_every": 2}
     lora = {"rank": 2, "alpha": 2, "dropout": 0.0}
-    stage_1 = {**shared, "loop": LOOP, "lora": lora, "bf16": True, "transcribe": 0.5, "recognise": 0.5}
+    stage_1 = {
+        **shared,
+        "loop": LOOP,
+        "lora": lora,
+        "bf16": True,
+        "tune_encoder": False,
+        "transcribe": 0.5,
+        "recognise": 0.5,
+    }
     train_alignment(model, data, tmp_path / "stage1", stage_1, seed=1)
     after = model.llm.state_dict()
     assert set(after) == set(before), "the merge leaves the LLM's own keys"

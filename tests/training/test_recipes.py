@@ -38,7 +38,7 @@ def test_the_smoke_run_ends_in_a_loadable_checkpoint(work):
 
 
 def test_every_stage_logs_its_losses(work):
-    for stage in ("tokenizer", "vocoder", "flow", "text", "encoder", "pace", "align", "talker"):
+    for stage in ("tokenizer", "vocoder", "flow", "text", "encoder", "pace", "listen", "align", "talker"):
         rows = [json.loads(line) for line in (work / "runs" / stage / "metrics.jsonl").read_text().splitlines()]
         assert all(row["total"] == pytest.approx(row["total"]) for row in rows), stage
         assert json.loads((work / "runs" / stage / "done.json").read_text())["commit"]
