@@ -42,6 +42,10 @@ to mishear people.
 |---|---|---|
 {stages}
 
+The stages are those of `train/configs/full.yaml`, in this order. Before the paper's two stages (align and talker)
+come those that make what others download: speech tokenizer, vocoder, flow, the LLM, and the encoder, which is trained
+as a recogniser, then together with the adaptor before the frozen LLM (pace, listen), and is frozen from there on.
+
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
 wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs).
 
@@ -67,10 +71,10 @@ results/eval-nano.json.
 
 
 def training_record(runs: Path) -> dict[str, dict[str, Any]]:
-    """Returns seconds, commit and last logged losses of every finished stage under `runs`."""
+    """Returns seconds, commit and last logged losses of every finished stage under `runs`, in the order they ended."""
     record: dict[str, dict[str, Any]] = {}
-    for done in sorted(runs.glob("*/done.json")):
-        entry = json.loads(done.read_text())
+    finished = [(json.loads(done.read_text()), done) for done in runs.glob("*/done.json")]
+    for entry, done in sorted(finished, key=lambda pair: pair[0]["date"]):
         log = done.parent / "metrics.jsonl"
         if log.exists():
             rows = [json.loads(line) for line in log.read_text().splitlines()]
