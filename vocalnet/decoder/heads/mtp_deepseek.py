@@ -83,7 +83,8 @@ class MTPDeepSeekHead(nn.Module):
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
-        tokens, logits = [], []
+        tokens: list[Tensor] = []
+        logits: list[Tensor] = []
         ahead = step.inputs  # (B, n, D)
         for k in range(n_heads):
             if not sample.wants(k):
