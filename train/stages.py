@@ -14,7 +14,7 @@ from vocalnet.checkpoint import load_component, save_component
 from vocalnet.files import write_json
 from vocalnet.model import VocalNet
 from vocalnet.training.answers import Answers
-from vocalnet.training.corpus import build_corpus
+from vocalnet.training.corpus import build_corpus, build_drills
 from vocalnet.training.stage_align import train_alignment
 from vocalnet.training.stage_encoder import train_encoder
 from vocalnet.training.stage_flow import train_flow
@@ -27,7 +27,9 @@ from vocalnet.training.stage_vocoder import train_vocoder
 
 def synthesize(recipe: Recipe) -> None:
     """Speaks questions in many voices and answers in one; writes the data lists."""
-    build_corpus(recipe.data, recipe.config["n_train"], recipe.config["n_dev"], recipe.seed, recipe.config["workers"])
+    options = recipe.config
+    build_corpus(recipe.data, options["n_train"], options["n_dev"], recipe.seed, options["workers"])
+    build_drills(recipe.data, options["n_drills"], recipe.seed, options["workers"])
 
 
 def tokenizer(recipe: Recipe) -> None:
@@ -63,7 +65,14 @@ def text(recipe: Recipe) -> None:
 def encoder(recipe: Recipe) -> None:
     """Trains the encoder as a recogniser of the LLM's tokens."""
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
-    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
+    train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
+
+
+def drill(recipe: Recipe) -> None:
+    """Goes on with the recogniser, on lists of the domain's words as well."""
+    bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
+    start = recipe.folder.parent / "encoder" / "state.pt"
+    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed, start)
     save_component(recipe.checkpoint, "recogniser", trained.whisper)
 
 
@@ -90,9 +99,16 @@ def align(recipe: Recipe) -> None:
     save_component(recipe.checkpoint, "llm", model.llm)
 
 
+def speak(recipe: Recipe) -> None:
+    """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed."""
+    model = _assemble(recipe, llm="text_llm")
+    train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "typed_talker", model.talker)
+
+
 def talker(recipe: Recipe) -> None:
     """Stage 2: speech projector, decoder and head on the frozen rest."""
-    model = _assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor")
+    model = _assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker="typed_talker")
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "talker", model.talker)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
@@ -105,18 +121,19 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "flow": flow,
     "text": text,
     "encoder": encoder,
+    "drill": drill,
     "pace": pace,
     "listen": listen,
     "align": align,
+    "speak": speak,
     "talker": talker,
 }
 
 
-def _assemble(recipe: Recipe, encoder: str, llm: str, adaptor: str | None = None) -> VocalNet:
-    """Returns the model with the named components loaded, the others fresh."""
+def _assemble(recipe: Recipe, **files: str) -> VocalNet:
+    """Returns the model with components loaded from the named files, the others fresh."""
     model = VocalNet(recipe.model, AutoTokenizer.from_pretrained(recipe.checkpoint))
-    load_component(recipe.checkpoint, encoder, model.encoder.whisper)
-    load_component(recipe.checkpoint, llm, model.llm)
-    if adaptor:
-        load_component(recipe.checkpoint, adaptor, model.adaptor)
+    modules = {"encoder": model.encoder.whisper, "llm": model.llm, "adaptor": model.adaptor, "talker": model.talker}
+    for component, name in files.items():
+        load_component(recipe.checkpoint, name, modules[component])
     return model

@@ -130,13 +130,16 @@ class VocalNet(PreTrainedModel):
         return self.vocoder.vocode(self.vocoder.flow(tokens))[0][0].numpy(), self.sample_rate_hz
 
     def answer_states(
-        self, features: Sequence[Tensor], prompts: Sequence[Sequence[Sequence[int]]], answers: Sequence[Sequence[int]]
+        self,
+        features: Sequence[Tensor | None],
+        prompts: Sequence[Sequence[Sequence[int]]],
+        answers: Sequence[Sequence[int]],
     ) -> tuple[list[Tensor], Tensor]:
         """Runs the LLM over whole prompts with their answers (teacher forcing).
 
         Args:
-            features: encoder states (T_e, D_e) of each question.
-            prompts: two pieces of token ids each, the audio stands between them (`llm.prompt_pieces`).
+            features: encoder states (T_e, D_e) of each question; None: a typed one.
+            prompts: two pieces of token ids each, the audio stands between them (`llm.prompt_pieces`); one if typed.
             answers: token ids of each answer, without its end token.
 
         Returns:
@@ -147,7 +150,8 @@ class VocalNet(PreTrainedModel):
         end = end_ids(self.tokenizer, self.family)[0]
         rows, spans = [], []
         for states, pieces, answer in zip(features, prompts, answers, strict=True):
-            prompt = embed_prompt(self.llm, pieces, [self.adapt(states)])[0]  # (L_p, D)
+            audio = [] if states is None else [self.adapt(states)]
+            prompt = embed_prompt(self.llm, pieces, audio)[0]  # (L_p, D)
             row = torch.cat([prompt, embed(torch.tensor(answer, dtype=torch.long, device=self.device))])
             spans.append((len(prompt) - 1, len(row)))
             rows.append(row)

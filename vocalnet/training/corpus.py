@@ -1,6 +1,7 @@
 """nano's data on disk: question clips, answer clips, and JSON lists in the released format.
 
 data/train.json, data/dev.json   [{"id", "speech", "conversations", "units", "topic", "question", "voice"}]
+data/drills.json                 the same without answer: lists of words, for the recogniser
 data/questions/ID.wav            16 kHz mono int16
 data/answers/HASH.wav            the answer in nano's own voice; equal answers share one clip
 data/units/HASH.npy              its speech tokens, written by the tokenizer stage
@@ -18,7 +19,7 @@ import numpy as np
 from vocalnet.audio import SAMPLE_RATE_HZ, write_wav
 from vocalnet.files import write_json
 from vocalnet.training import vocabulary
-from vocalnet.training.domain import draw
+from vocalnet.training.domain import draw, drill
 from vocalnet.training.synthesis import ANSWER_VOICE, Job, Voice, random_job, speak
 
 FOREIGN_SHARE, NOISE_SHARE = 0.012, 0.012  # of the training clips, beside the refusals of the domain
@@ -93,3 +94,16 @@ def build_corpus(data: Path, n_train: int, n_dev: int, seed: int, workers: int =
         random.Random(seed).shuffle(entries)
         write_json(data / f"{split}.json", entries)
         speak(spoken + jobs, workers)
+
+
+def build_drills(data: Path, n: int, seed: int, workers: int = 2) -> None:
+    """Speaks and lists `n` strings of the domain's words in the training voices; resumes like `build_corpus`."""
+    rng = random.Random(f"{seed}-drills")
+    (data / "drills").mkdir(parents=True, exist_ok=True)
+    jobs = [random_job(drill(rng), data / "drills" / f"{i:06d}.wav", rng) for i in range(n)]
+    speak(jobs, workers)
+    entries = [
+        {"id": job.path.stem, "speech": f"drills/{job.path.name}", "question": job.text, "voice": job.voice.label}
+        for job in jobs
+    ]
+    write_json(data / "drills.json", entries)

@@ -19,13 +19,14 @@ ALPHABET = "_ abcdefghijklmnopqrstuvwxyz'"  # "_" is CTC's blank
 
 
 def read_list(data: Path, split: str) -> list[dict[str, Any]]:
-    """Returns the entries of `data/SPLIT.json`, "answer" added for convenience."""
+    """Returns the entries of `data/SPLIT.json`, "answer" added for convenience where there is one."""
     path = data / f"{split}.json"
     if not path.exists():
         raise ValueError(f"{path} does not exist. Make the corpus first: python -m train.run --only synthesize")
     entries = json.loads(path.read_text())
     for entry in entries:
-        entry["answer"] = entry["conversations"][1]["value"]
+        if "conversations" in entry:
+            entry["answer"] = entry["conversations"][1]["value"]
     return entries
 
 

@@ -319,6 +319,19 @@ def repeat(rng: random.Random) -> Question:
     return Question("repeat", _sentence(rng.choice(REPEAT_FRAMES).format(x=words)), _sentence(words) + ".", words, "")
 
 
+# The words that questions differ in; `drill` strings them together.
+WORDS: tuple[str, ...] = tuple(
+    dict.fromkeys(
+        [
+            *(word for pair in v.CAPITALS.items() for word in pair),
+            *(word for pair in v.OPPOSITES for word in pair),
+            *(word for pair in v.PLURALS.items() for word in pair),
+            *(word for unit in v.UNITS for word in unit[:3]),
+            *(*v.NAMES, *v.DAYS, *v.MONTHS, *v.ORDINALS, *v.COMMON_WORDS),
+            *(v.number(n) for n in (*range(21), 30, 40, 50, 60, 70, 80, 90)),
+        ]
+    )
+)
 TOPICS: dict[str, Callable[[], Iterator[Question]]] = {
     "arithmetic": arithmetic,
     "calendar": calendar,
@@ -365,6 +378,11 @@ def draw(split: str, n: int, seed: int) -> list[Question]:
         drawn += itertools.islice(itertools.cycle(pool), count)
     rng.shuffle(drawn)
     return drawn
+
+
+def drill(rng: random.Random) -> str:
+    """Returns three to six random words of the domain: what a recogniser hears too seldom in questions."""
+    return _sentence(" ".join(rng.sample(WORDS, rng.randint(3, 6)))) + "."
 
 
 def candidates(name: str) -> list[str]:

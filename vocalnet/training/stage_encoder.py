@@ -106,6 +106,7 @@ def train_encoder(
     tokenizer: PreTrainedTokenizerBase,
     options: dict[str, Any],
     seed: int,
+    start: Path | None = None,
 ) -> SpeechEncoder:
     """Returns the trained encoder.
 
@@ -113,13 +114,17 @@ def train_encoder(
         data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
         tokenizer: the LLM's; its padding token serves as CTC's blank.
         options: "loop" (LoopConfig), "batch_size", "bf16", "lower_layer" (the one trained by letters and phones),
-            "n_dev" clips for the error rates.
+            "lists" of clips to train on (one named twice is heard twice as often), "n_dev" clips for the error rates.
+        start: resume state of an earlier run of this stage, whose weights are taken up; None: fresh weights.
     """
-    entries = [e for e in read_list(data, "train") if has_transcript(e)]
+    entries = [e for name in options["lists"] for e in read_list(data, name) if has_transcript(e)]
     paths = [data / e["speech"] for e in entries]
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
     recogniser = Recogniser(config, len(tokenizer), options["lower_layer"])
+    if start is not None:
+        earlier = torch.load(start, weights_only=True)["modules"]
+        recogniser.load_state_dict({key.removeprefix("recogniser."): value for key, value in earlier.items()})
     blank = tokenizer.pad_token_id
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]

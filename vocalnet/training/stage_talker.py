@@ -16,6 +16,7 @@ from vocalnet.model import VocalNet
 from vocalnet.training.data import read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.stage_pace import encode_clips
+from vocalnet.training.stage_text import at_spoken_pace, pause_id
 
 CACHE_BATCH = 32
 
@@ -46,20 +47,41 @@ def spoken_states(model: VocalNet, data: Path, entries: list[dict[str, Any]]) ->
     return states
 
 
+@torch.no_grad()
+def typed_states(model: VocalNet, entries: list[dict[str, Any]], seed: int) -> list[Tensor]:
+    """Returns the same as `spoken_states` for questions typed at the pace of speech, which need no encoder."""
+    before, after = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
+    rng, pause = random.Random(seed), pause_id(model.tokenizer)
+    states: list[Tensor] = []
+    for start in tqdm(range(0, len(entries), CACHE_BATCH), desc="answer states", mininterval=5):
+        batch = entries[start : start + CACHE_BATCH]
+        asked = [model.tokenizer.encode(e["question"], add_special_tokens=False) for e in batch]
+        prompts = [[[*before, *at_spoken_pace(tokens, pause, rng), *after]] for tokens in asked]
+        answers = [model.tokenizer.encode(e["answer"], add_special_tokens=False) for e in batch]
+        produced, _ = model.answer_states([None] * len(batch), prompts, answers)
+        states += [row.half() for row in model.talker_inputs(produced)]
+    return states
+
+
 def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
     """Trains `model.talker` in place; the mask (Eq. 2 or 3) is drawn per sample with probability 1/2.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "per_answer" questions for each distinct answer, "n_dev".
+        options: "loop" (LoopConfig), "batch_size", "per_answer" questions for each distinct answer, "n_dev",
+            "typed": whether the LLM reads the questions instead of hearing them.
     """
     assert model.talker is not None
     model.requires_grad_(False).eval()
+
+    def states(chosen: list[dict[str, Any]]) -> list[Tensor]:
+        return typed_states(model, chosen, seed) if options["typed"] else spoken_states(model, data, chosen)
+
     entries = pick_entries(read_list(data, "train"), options["per_answer"], seed)
     units = [torch.from_numpy(np.load(data / e["units"])) for e in entries]
-    hidden = spoken_states(model, data, entries)
+    hidden = states(entries)
     dev = pick_entries(read_list(data, "dev"), 1, seed)[: options["n_dev"]]
     dev_units = [torch.from_numpy(np.load(data / e["units"])) for e in dev]
-    dev_hidden = [row.float() for row in spoken_states(model, data, dev)]
+    dev_hidden = [row.float() for row in states(dev)]
     talker = model.talker
     talker.requires_grad_(True)
     order = batch_order(len(entries), options["batch_size"], seed, [len(u) for u in units])
