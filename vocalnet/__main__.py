@@ -197,6 +197,60 @@ def evaluate(
 
 
 @app.command()
+def bench(
+    preset: Annotated[str, typer.Option(help="nano, vocalnet-1b, vocalnet-8b or vocalnet-qwen25-7b: the sizes.")],
+    what: Annotated[str, typer.Option(help="talker, token2wav or first-audio.")],
+    out: Out,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="Weights are always random: speed does not depend on them.")
+    ] = True,
+    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    kernel: Annotated[str, typer.Option(help="Linear layers of the talker: plain, packed or int8.")] = "packed",
+    heads: Annotated[str, typer.Option(help="Speech decoder heads, by commas.")] = "mtp_vocalnet",
+    tokens_per_step: Annotated[str, typer.Option(help="Numbers by commas.")] = "1,3,5",
+    n_tokens: Annotated[int, typer.Option(help="Speech tokens of each talker run.", min=1)] = 150,
+    repeats: Annotated[int, typer.Option(help="Measured runs; medians are reported.", min=1)] = 5,
+    threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
+    seed: int = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measures speed at nano's or at the published sizes, with random weights."""
+    import torch
+
+    from vocalnet import files
+    from vocalnet.bench import PRESETS, BenchOptions
+    from vocalnet.bench import bench as run
+    from vocalnet.checkpoint import NANO, named_dtype
+    from vocalnet.config import VocalNetConfig
+
+    if preset != "nano" and preset not in PRESETS:
+        raise ValueError(f"Unknown preset {preset!r}. Available: nano, {', '.join(PRESETS)}")
+    files.check_writable(out)
+    if threads is not None:
+        torch.set_num_threads(threads)
+    options = BenchOptions(
+        dtype=named_dtype(dtype),
+        device=device,
+        kernel=kernel,
+        heads=tuple(heads.split(",")),
+        tokens_per_step=tuple(int(number) for number in tokens_per_step.split(",")),
+        n_tokens=n_tokens,
+        repeats=repeats,
+        seed=seed,
+    )
+    tokenizer = None
+    if what == "first-audio":
+        from transformers import AutoConfig, AutoTokenizer
+
+        tokenizer = AutoTokenizer.from_pretrained(NANO, config=AutoConfig.for_model("llama"))
+    config = VocalNetConfig.from_file(NANO / "config.json") if preset == "nano" else PRESETS[preset]
+    report = {"preset": preset, **run(config, what, options, tokenizer)}
+    files.write_json(out, report)
+    _report(report, as_json, text=f"{len(report['cells'])} cells; details in {out}")
+
+
+@app.command()
 def info(model: Model = "nano", as_json: AsJson = False) -> None:
     """Describes a checkpoint: layout, sizes, what is missing and how to get it."""
     import yaml
