@@ -5,6 +5,7 @@ Every event carries `t_s`: seconds since the call, from the session's injected c
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -26,12 +27,35 @@ class TokenStat:
     entropy: float
     max_prob: float
     logprob: float
-    kept: bool = True
+    kept: bool = True  # whether the policy made it part of the speech; for a verified token, known a step later
+
+
+@dataclass(frozen=True, slots=True)
+class Acceptance:
+    """How much of what was proposed became speech."""
+
+    n_steps: int
+    n_proposed: int
+    n_kept: int
+    by_head: tuple[float, ...]  # share of each head's proposals that were kept, the main head's first
+
+    @property
+    def tokens_per_step(self) -> float:
+        """Kept tokens per step: the nominal speedup over one token per step."""
+        return self.n_kept / max(self.n_steps, 1)
+
+
+def acceptance(stats: Sequence[TokenStat]) -> Acceptance:
+    """Counts the statistics of an answer, or of a part of it: every step has one token of the main head."""
+    heads = range(1 + max((stat.head for stat in stats), default=-1))
+    kept = [[stat.kept for stat in stats if stat.head == head] for head in heads]
+    shares = tuple(sum(row) / max(len(row), 1) for row in kept)
+    return Acceptance(len(kept[0]) if kept else 0, len(stats), sum(map(sum, kept)), shares)
 
 
 @dataclass(frozen=True, slots=True)
 class SpeechTokens:
-    """Speech tokens of one push or step; `stats` has one entry per proposed token."""
+    """Speech tokens of one push or step; `stats` has one entry per token proposed and by now kept or not."""
 
     tokens: list[int]
     stats: list[TokenStat]
@@ -66,6 +90,11 @@ class Result:
     stats: list[TokenStat]
     timings: dict[str, float]
     warnings: list[str] = field(default_factory=list)
+
+    @property
+    def acceptance(self) -> Acceptance:
+        """How many of the proposed speech tokens were kept, in all and by head."""
+        return acceptance(self.stats)
 
 
 @dataclass(frozen=True, slots=True)

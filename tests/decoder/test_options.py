@@ -1,4 +1,4 @@
-"""Decoding options, the repetition penalty, sampling and policies on hand-made logits."""
+"""Decoding options, the repetition penalty and sampling on hand-made logits."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
-from vocalnet.decoder.policies import POLICIES, Proposal, find_policy
+from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
 from vocalnet.decoder.sampling import Draws, measure, pick, restrict
 
 LOGITS = torch.tensor([4.0, -2.0, 1.0, 0.0])
@@ -60,6 +59,11 @@ def test_released_settings() -> None:
         {"max_tokens": 0},
         {"mask": "causal"},
         {"count": "both"},
+        {"eps": 0.0},
+        {"alpha": 0.0},
+        {"top_n": 0},
+        {"tau": -0.1},
+        {"repetition_aware": RepetitionAware()},
     ],
 )
 def test_options_are_checked(changes: dict[str, Any]) -> None:
@@ -100,10 +104,3 @@ def test_measure_of_a_uniform_distribution() -> None:
     assert entropy == pytest.approx(2.0794415)  # ln 8
     assert max_prob == pytest.approx(0.125)
     assert logprob == pytest.approx(-2.0794415)
-
-
-def test_policies() -> None:
-    proposal = Proposal(torch.zeros(1, 3, dtype=torch.long), torch.zeros(1, 3, 4))
-    assert POLICIES["fixed"](proposal, DecodeOptions()) == 3
-    with pytest.raises(ValueError, match="available: fixed"):
-        find_policy("best")

@@ -76,9 +76,20 @@ class Lane:
         """Takes slots for the next n speech rows; returns the first, the mask (B, 1, n, slots) and the rows (n,)."""
         rows = torch.arange(self.n_rows, self.n_rows + n, device=self.opens.device)
         opens = rows.expand(len(self.opens), n)
-        start = self._take(torch.full_like(opens, HIDDEN), opens)
+        self._take(torch.full_like(opens, HIDDEN), opens)
         self.n_rows += n
-        return start, (self.opens[:, None, : self.n_slots] <= rows[:, None])[:, None], rows
+        return self.last_speech(n)
+
+    def last_speech(self, n: int) -> tuple[int, Tensor, Tensor]:
+        """Returns what `add_speech` did, for the last n rows; no text may have come after the first of them."""
+        rows = torch.arange(self.n_rows - n, self.n_rows, device=self.opens.device)
+        return self.n_slots - n, (self.opens[:, None, : self.n_slots] <= rows[:, None])[:, None], rows
+
+    def rewind(self, n_rows: int) -> None:
+        """Forgets the speech rows from `n_rows` on, if any; no text may have come after the first of them."""
+        n_forgotten = max(0, self.n_rows - n_rows)
+        self.n_slots -= n_forgotten
+        self.n_rows -= n_forgotten
 
     def _take(self, order: Tensor, opens: Tensor) -> int:
         start, end = self.n_slots, self.n_slots + order.shape[1]

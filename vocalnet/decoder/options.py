@@ -1,6 +1,6 @@
-"""How speech tokens are decoded: `DecodeOptions` and `RepetitionPenalty`.
+"""How speech tokens are decoded: `DecodeOptions`, `RepetitionPenalty` and `RepetitionAware` sampling.
 
-Letters: V_s speech vocabulary, n tokens of history, W window.
+Letters: B batch, V_s speech vocabulary, n tokens of history, W window.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -82,6 +83,41 @@ class RepetitionPenalty:
 
 
 @dataclass(frozen=True, slots=True)
+class RepetitionAware:
+    """Repetition-aware sampling (VALL-E 2, CosyVoice 2): a draw that repeats the last tokens is drawn again from all.
+
+    Attributes:
+        window: how many of the last tokens count, the start token included.
+        share: a draw repeats if it makes up at least this share of the window; 0.1 of 10 is once.
+    """
+
+    window: int = 10
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.window < 1 or self.share <= 0:
+            raise ValueError("repetition-aware sampling needs window >= 1 and share > 0")
+
+    def apply(self, scores: Tensor, full: Tensor, history: Tensor) -> Tensor:
+        """Returns the log-probabilities of both draws together, (B, V_s).
+
+        Deliberate difference from the published loop of two draws: the chance of a second draw is known beforehand, so
+        the two are one distribution, which one draw follows and which `rejection` can compare.
+
+        Args:
+            scores: log-weights of the first draw, top k and top p applied, (B, V_s).
+            full: log-weights of the second, before them, (B, V_s).
+            history: the tokens so far, (B, n).
+        """
+        tail = history[:, -self.window :]
+        counts = torch.zeros_like(scores).scatter_add(-1, tail, torch.ones_like(tail, dtype=scores.dtype))
+        first = scores.softmax(-1)
+        fresh = first.masked_fill(counts >= self.window * self.share, 0)
+        again = (first - fresh).sum(-1, keepdim=True)  # (B, 1) probability of a second draw
+        return (fresh + again * full.softmax(-1)).log()
+
+
+@dataclass(frozen=True, slots=True)
 class DecodeOptions:
     """How a talker decodes.
 
@@ -100,6 +136,7 @@ class DecodeOptions:
         eps, alpha: of the policy `typical`.
         top_n: of the policy `top_n`.
         tau: of the policy `confidence`.
+        repetition_aware: draw again what repeats, None for never; needs a temperature.
     """
 
     tokens_per_step: int = 3
@@ -117,6 +154,7 @@ class DecodeOptions:
     alpha: float = 0.3
     top_n: int = 5
     tau: float = 0.5
+    repetition_aware: RepetitionAware | None = None
 
     def __post_init__(self) -> None:
         _check_choice("mask", self.mask, ("full", "streaming"))
@@ -129,6 +167,12 @@ class DecodeOptions:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or None")
+        if self.repetition_aware is not None and self.temperature == 0:
+            raise ValueError("repetition_aware draws again; greedy decoding draws nothing: set a temperature")
+        if self.eps <= 0 or self.alpha <= 0:
+            raise ValueError("eps and alpha must be positive")
+        if self.top_n < 1 or self.tau < 0:
+            raise ValueError("top_n must be at least 1 and tau at least 0")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError("top_p must be above 0 and at most 1, or None")
 

@@ -26,6 +26,44 @@ def restrict(logits: Tensor, top_k: int | None, top_p: float | None) -> Tensor:
     return logits
 
 
+def weigh(logits: Tensor, history: Tensor, options: DecodeOptions) -> Tensor:
+    """Returns the log-weights (B, V_s) that a token is picked by: logits (B, V_s) themselves when greedy.
+
+    `history` (B, n): the tokens so far.
+    """
+    if options.temperature == 0:
+        return logits
+    full = logits.float() / options.temperature
+    scores = restrict(full, options.top_k, options.top_p)
+    aware = options.repetition_aware
+    return scores if aware is None else aware.apply(scores, full, history)
+
+
+def probabilities(scores: Tensor, options: DecodeOptions) -> Tensor:
+    """Returns the distribution (B, V_s) that `pick` follows for log-weights (B, V_s)."""
+    if options.temperature == 0:
+        return torch.nn.functional.one_hot(scores.argmax(-1), scores.shape[-1]).float()
+    return scores.softmax(-1)
+
+
+def residual(scores: Tensor, rejected: Tensor, options: DecodeOptions, eos_id: int) -> Tensor:
+    """Returns the log-weights (B, V_s) of the draw that follows a rejected one (speculative sampling).
+
+    What the main head's distribution holds beyond what accepted draws have taken from it. No end token is ever accepted
+    from a module, so all of the end token's probability is left.
+
+    Args:
+        scores: the main head's log-weights, (B, V_s).
+        rejected: those that the rejected token was drawn by, (B, V_s).
+        options: of the decoding.
+        eos_id: the end token.
+    """
+    taken = probabilities(rejected, options)
+    taken[:, eos_id] = 0
+    left = (probabilities(scores, options) - taken).clamp(min=0)
+    return left.log().where(left.sum(-1, keepdim=True) > 0, scores)  # nothing is left only by rounding
+
+
 class Draws:
     """The random draws of a batch, one generator per sample, so that a sample's draws do not depend on its batch."""
 
@@ -37,19 +75,21 @@ class Draws:
             else:
                 generator.manual_seed(seed)
 
+    def uniform(self, n: int) -> Tensor:
+        """Returns n draws from [0, 1) per sample, (B, n)."""
+        return torch.stack([torch.rand(n, generator=g, device=g.device) for g in self._generators])
+
     def gumbel(self, like: Tensor) -> Tensor:
         """Returns Gumbel noise of the shape (B, V_s) of `like`."""
-        noise = [torch.rand(like.shape[-1], generator=g, device=like.device) for g in self._generators]
-        uniform = torch.stack(noise).clamp(min=torch.finfo(torch.float32).tiny)
+        uniform = self.uniform(like.shape[-1]).clamp(min=torch.finfo(torch.float32).tiny)
         return -(-uniform.log()).log()
 
 
-def pick(logits: Tensor, options: DecodeOptions, draws: Draws) -> Tensor:
-    """Returns a token (B,) from logits (B, V_s): the best one, or one drawn with temperature, top k and top p."""
+def pick(scores: Tensor, options: DecodeOptions, draws: Draws) -> Tensor:
+    """Returns a token (B,) by log-weights (B, V_s) from `weigh`: the best one when greedy, otherwise a drawn one."""
     if options.temperature == 0:
-        return logits.argmax(-1)
-    scaled = restrict(logits.float() / options.temperature, options.top_k, options.top_p)
-    return (scaled + draws.gumbel(scaled)).argmax(-1)
+        return scores.argmax(-1)
+    return (scores + draws.gumbel(scores)).argmax(-1)
 
 
 def measure(logits: Tensor, tokens: Tensor) -> Tensor:

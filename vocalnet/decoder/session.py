@@ -5,6 +5,7 @@ Letters: B batch, n new text positions, D LLM width, V_s speech vocabulary.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -29,14 +30,20 @@ class Spoken:
         self._proposals: list[tuple[int, int, bool]] = []  # token, head, kept; not yet handed out
         self._logits: list[Tensor] = []  # theirs, (V_s,)
 
-    def take(self, tokens: list[int], logits: Tensor, eos_id: int, limit: int | None = None) -> None:
-        """Appends one step's tokens and their logits (K, V_s), up to an end token or the limit."""
+    def take(
+        self, said: Iterable[tuple[int, int, bool]], logits: Tensor, eos_id: int, limit: int | None = None
+    ) -> None:
+        """Appends one step's tokens, each with its head and whether it is kept, up to an end token or the limit.
+
+        `logits` (n, V_s): theirs, raw.
+        """
         if self.is_done:
             return
-        for head, token in enumerate(tokens):
-            self._proposals.append((token, head, not self.is_done))
-            self._logits.append(logits[head])
-            if not self.is_done:
+        for (token, head, is_kept), row in zip(said, logits, strict=True):
+            is_kept = is_kept and not self.is_done
+            self._proposals.append((token, head, is_kept))
+            self._logits.append(row)
+            if is_kept:
                 if token != eos_id:
                     self.tokens.append(token)
                 self.is_done = token == eos_id or len(self.tokens) == limit
@@ -117,16 +124,16 @@ class BatchSession:
         stream = self.stream
         stream.add_text(hidden, lengths)
         n_ready = None if last else self._n_rows_ready()
-        is_cut = stream.options.count == "own" or stream.options.tokens_per_step == 1
+        is_cut = stream.options.count == "own" or stream.options.tokens_per_step == 1 or stream.policy.is_adaptive
         limit = stream.max_tokens if is_cut else None
         while not all(sample.is_done for sample in self.samples):
             if n_ready is not None and stream.n_tokens >= n_ready:
                 return
             if limit is None and stream.n_tokens + 1 >= stream.max_tokens:  # published: between steps, start included
                 return
-            tokens, logits = stream.step()
-            for sample, row, row_logits in zip(self.samples, tokens.tolist(), logits, strict=True):  # the one host sync
-                sample.take(row, row_logits, stream.config.eos_id, limit)
+            picks = stream.step()
+            for sample, said, logits in zip(self.samples, picks.said(), picks.logits, strict=True):
+                sample.take(said, logits, stream.config.eos_id, limit)
 
     def _n_rows_ready(self) -> int:
         """Returns how many speech tokens the text so far is enough for: rows that would not see the next position."""
@@ -142,6 +149,7 @@ class ReleasedSession:
 
     A call that is not the last returns C_s tokens, cut inside a step if need be; the modules past the cut miss that
     step and the next call feeds the last K tokens again. An end token ends its call only, and is returned with it.
+    Adaptive policies, which the published code does not have, do not drift and count as one token per step does.
     """
 
     def __init__(self, talker: Talker, options: DecodeOptions) -> None:
@@ -155,14 +163,16 @@ class ReleasedSession:
         config = stream.config
         stream.add_text(stream.embedding.new_empty(1, 0, config.llm_dim) if hidden is None else hidden)
         stream.call_start = stream.sequence.shape[1]
+        if not stream.policy.is_adaptive:
+            stream.n_fed = max(0, stream.call_start - stream.options.tokens_per_step)
         limit = self._limit(last)
         called: list[int] = []
         while len(called) < limit and config.eos_id not in called:
-            tokens, logits = stream.step(stop_after=limit - len(called))
-            row = tokens[0].tolist()
-            called += row
+            picks = stream.step(room=limit - len(called))
+            (said,) = picks.said()
+            called += [token for token, _, is_kept in said if is_kept]
             self.spoken.is_done = False  # an earlier call's end token does not end the answer
-            self.spoken.take(row, logits[0], config.eos_id)
+            self.spoken.take(said, picks.logits[0], config.eos_id)
         return torch.tensor(called, dtype=torch.long)
 
     def take_picks(self) -> list[TokenStat]:
@@ -172,7 +182,7 @@ class ReleasedSession:
     def _limit(self, last: bool) -> int:
         """Returns how many tokens a call may return."""
         stream, options = self.stream, self.stream.options
-        chunk, K = stream.config.speech_chunk, options.tokens_per_step
+        chunk, K = stream.config.speech_chunk, 1 if stream.policy.is_adaptive else options.tokens_per_step
         if not last:
             return chunk
         n_left = max(0, stream.max_tokens - stream.n_tokens - (options.count == "released"))

@@ -5,13 +5,19 @@ under the full mask and causal under the streaming one, modules are chained over
 offset - so cached logits equal teacher-forced ones. `released`: as the published code - text always causal, module
 caches of text filled from the decoder's output, speech rotated by the length of its own cache at insertion.
 
-Letters: B batch, n positions or rows of a pass, K tokens per step, D LLM width.
+Adaptive policies. What verification rejects is rewound before the modules run, so caches hold kept tokens only. Where
+`confidence` stops before the last module, the modules that did not run are behind: their rows run together with those
+of a later step, at the latest when text arrives or `MAX_BEHIND` rows wait. Either way cached logits stay those of
+teacher forcing.
+
+Letters: B batch, n positions or rows of a pass, K tokens per step, m proposed tokens to verify, D LLM width.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import torch
@@ -21,14 +27,48 @@ from vocalnet.decoder.backbone import Rows, attention_bias
 from vocalnet.decoder.cache import HIDDEN, KVCache, Lane
 from vocalnet.decoder.heads.contract import Step, Text
 from vocalnet.decoder.options import DecodeOptions
-from vocalnet.decoder.policies import Proposal, find_policy
-from vocalnet.decoder.sampling import NEVER, Draws, pick
+from vocalnet.decoder.policies import Check, count_accepted, policy_for
+from vocalnet.decoder.sampling import NEVER, Draws, pick, residual, weigh
 from vocalnet.masks import first_speech_row
 
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
 
 FIRST_CAPACITY = 256  # slots; caches double when full
+MAX_BEHIND = 16  # rows: so few cost a module little more than one does
+
+
+@dataclass(frozen=True, slots=True)
+class Picks:
+    """Tokens whose fate a step has decided, in the order of their places."""
+
+    tokens: Tensor  # (B, n)
+    logits: Tensor  # (B, n, V_s), raw
+    heads: list[int]
+    is_kept: list[bool]
+
+    def said(self) -> list[list[tuple[int, int, bool]]]:
+        """Returns (token, head, kept) of each pick, by sample: the host synchronisation of a step."""
+        return [list(zip(row, self.heads, self.is_kept, strict=True)) for row in self.tokens.tolist()]
+
+    def then(self, later: Picks) -> Picks:
+        """Returns these picks and the later ones."""
+        tokens, logits = torch.cat([self.tokens, later.tokens], 1), torch.cat([self.logits, later.logits], 1)
+        return Picks(tokens, logits, self.heads + later.heads, self.is_kept + later.is_kept)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposed:
+    """Tokens of modules 1 .. m that wait for the main head's word."""
+
+    tokens: Tensor  # (1, m)
+    logits: Tensor  # (1, m, V_s), raw
+    scores: Tensor  # (1, m, V_s) log-weights that they were picked by
+
+    def judged(self, n_kept: int) -> Picks:
+        """Returns them as picks, the first `n_kept` kept."""
+        m = self.tokens.shape[1]
+        return Picks(self.tokens, self.logits, list(range(1, m + 1)), [i < n_kept for i in range(m)])
 
 
 class Stream:
@@ -44,16 +84,20 @@ class Stream:
         self.talker = talker
         self.options = options
         self.config = config
-        self.policy = find_policy(options.policy)
+        self.policy = policy_for(head, options)
+        assert batch == 1 or not self.policy.is_adaptive, "samples of a batch step together"
         self.is_released = config.behaviour == "released"
         self.draws = Draws(batch, options.seed, talker.device)
         self.sequence = torch.full((batch, head.stride), config.sos_id, device=talker.device)  # (B, tokens so far)
-        self.n_fed = 0  # tokens of the sequence that went through the decoder (own behaviour)
+        self.n_fed = 0  # tokens of the sequence that went through the decoder
+        self.proposed: Proposed | None = None
+        self.behind: tuple[Tensor, Tensor, Tensor] | None = None  # states, tokens, inputs of rows some module lacks
+        self._borders = self._chunk_borders()
         self.n_text = torch.zeros(batch, dtype=torch.long, device=talker.device)  # text positions, begin included
         self.call_start = head.stride  # where the current call's tokens start in the sequence
 
-        n_depths = min(head.n_depths, options.tokens_per_step - 1)
-        layers = [config.n_layers] + [1] * n_depths if self.is_released else [config.n_layers + n_depths]
+        self.n_depths = min(head.n_depths, options.tokens_per_step - 1)
+        layers = [config.n_layers] + [1] * self.n_depths if self.is_released else [config.n_layers + self.n_depths]
         self.lanes = [self._lane(batch, n) for n in layers]
         self.projector_lane = self._lane(batch, config.n_projector_layers)
 
@@ -86,6 +130,7 @@ class Stream:
         n = x.shape[1]
         if n == 0:
             return
+        self._catch_up()  # while the rows that are behind are still the newest
         order = self.n_text[:, None] + torch.arange(n, device=x.device)  # (B, n)
         if lengths is not None:
             order = order.where(order < lengths[:, None], HIDDEN)
@@ -95,23 +140,109 @@ class Stream:
         text = Text(x, rows, is_chained=not self.is_released)
         self.talker.head.prefill(h, text, self.options.tokens_per_step)
 
-    def step(self, stop_after: int | None = None) -> tuple[Tensor, Tensor]:
-        """Feeds the newest tokens and proposes the next: tokens (B, K), raw logits (B, K, V_s).
+    def step(self, room: int | None = None) -> Picks:
+        """Feeds the newest tokens, verifies what was proposed after them, and proposes the next.
 
-        `stop_after`: at most so many tokens, and none after an end token; the modules beyond are not run.
+        `room`: at most so many tokens are kept, and none after an end token; under `fixed`, and under `confidence` but
+        for rows that wait, the modules beyond are not run.
         """
-        talker, K = self.talker, self.options.tokens_per_step
-        fed = self.sequence[:, -K:] if self.is_released else self.sequence[:, self.n_fed :]
-        self.n_fed = self.sequence.shape[1]
+        proposed, self.proposed = self.proposed, None
+        if proposed is None:
+            return self._propose(*self._feed(self.sequence[:, self.n_fed :]), Picker(self, room))
+        m = self._n_verifiable(proposed.tokens.shape[1], room)
+        h, step = self._feed(torch.cat([self.sequence[:, self.n_fed :], proposed.tokens[:, :m]], 1))
+        n_kept = self._n_accepted(h, proposed, m)
+        self.sequence = torch.cat([self.sequence, proposed.tokens[:, :n_kept]], 1)
+        if n_kept < m:
+            n = h.shape[1] - (m - n_kept)
+            self.lanes[0].rewind(self.lanes[0].n_rows - (m - n_kept))
+            # A module that is fed tokens keeps what it made of rejected ones: worse proposals, never worse speech.
+            h, step = self._last_rows(h[:, :n], step.fed[:, :n], step.inputs[:, :n])
+        rejected = proposed.scores[:, n_kept] if n_kept < m and self.policy.resamples else None
+        return proposed.judged(n_kept).then(self._propose(h, step, Picker(self, room, rejected)))
+
+    def scores(self, k: int, logits: Tensor, history: Tensor) -> Tensor:
+        """Returns the log-weights (B, V_s) by which head k picks from raw logits (B, V_s) after `history` (B, n)."""
+        penalty = self.options.penalty
+        if penalty is not None and (k == 0 or penalty.heads == "all"):
+            start = self.call_start if penalty.scope == "call" else 0
+            logits = penalty.apply(logits, history[:, start:])
+        if history.shape[1] - self.talker.head.stride < self.options.min_tokens:
+            logits = logits.clone()
+            logits[:, self.config.eos_id] = NEVER
+        return weigh(logits, history, self.options)
+
+    def _feed(self, fed: Tensor) -> tuple[Tensor, Step]:
+        """Runs the decoder over tokens fed (B, n * stride); returns its output (B, n, D_s) and the head's context."""
+        talker = self.talker
         inputs = talker.head.embed(talker.embedding, fed)  # (B, n, D_s)
-        rows = self._rows(lambda lane: self._speech_rows(lane, inputs.shape[1]))
-        h = talker.decoder(inputs, rows(0))  # (B, n, D_s)
-        picker = Picker(self, stop_after)
-        context = Step(fed, inputs, rows, talker.embedding)
-        tokens, logits = talker.head.step(h, context, K, picker)
-        kept = self.policy(Proposal(tokens, logits), self.options)
-        self.sequence = torch.cat([self.sequence, tokens[:, :kept]], 1)
-        return tokens[:, :kept], logits[:, :kept]
+        rows = self._rows(lambda lane: self._speech_rows(lane, *lane.add_speech(inputs.shape[1])))
+        return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding)
+
+    def _propose(self, h: Tensor, step: Step, picker: Picker) -> Picks:
+        """Runs the head on the newest rows h (B, n, D_s) and takes the tokens that are kept at once."""
+        self.n_fed = self.sequence.shape[1]
+        if self.behind is not None:
+            pairs = zip(self.behind, (h, step.fed, step.inputs), strict=True)
+            h, step = self._last_rows(*(torch.cat(pair, 1) for pair in pairs))
+        tokens, logits = self.talker.head.step(h, step, self.options.tokens_per_step, picker)
+        is_behind = self.policy.is_adaptive and tokens.shape[1] <= self.n_depths
+        self.behind = (h, step.fed, step.inputs) if is_behind else None
+        n, n_kept = len(picker.scores), picker.n_kept
+        self.sequence = torch.cat([self.sequence, tokens[:, :n_kept]], 1)
+        if self.policy.accepts is not None and n > 1:
+            self.proposed = Proposed(tokens[:, 1:], logits[:, 1:], torch.stack(picker.scores[1:], 1))
+            n = 1
+        return Picks(tokens[:, :n], logits[:, :n], list(range(n)), [k < n_kept for k in range(n)])
+
+    def _n_accepted(self, h: Tensor, proposed: Proposed, m: int) -> int:
+        """Returns how many of the first m proposed tokens, the last m rows of h (1, n, D_s), are kept."""
+        if m == 0:
+            return 0
+        logits = self.talker.head.project(0, h[:, -m - 1 : -1])  # (1, m, V_s): a row speaks of the place after it
+        history, n = torch.cat([self.sequence, proposed.tokens], 1), self.sequence.shape[1]
+        scores = torch.cat([self.scores(0, logits[:, i], history[:, : n + i]) for i in range(m)])  # (m, V_s)
+        coins = self.draws.uniform(m)[0]
+        check = Check(proposed.tokens[0, :m], proposed.scores[0, :m], scores, coins, self.config.eos_id)
+        return count_accepted(self.policy, check, self.options)
+
+    def _n_verifiable(self, m: int, room: int | None) -> int:
+        """Returns how many of m proposed tokens can be fed: not past the room, nor past a chunk whose text is to come.
+
+        Chunks bound a pass whether or not later text has come, so that how it is pushed never changes a token.
+        """
+        if room is not None:
+            m = min(m, room - 1)
+        n_passed = bisect_right(self._borders, self.n_tokens)
+        return m if n_passed == len(self._borders) else min(m, self._borders[n_passed] - 1 - self.n_tokens)
+
+    def _chunk_borders(self) -> list[int]:
+        """Returns the speech rows that open a chunk, where verification has to mind them."""
+        config = self.config
+        if self.policy.accepts is None or self.is_released or self.options.mask == "full":
+            return []
+        text = torch.arange(config.max_positions)
+        return first_speech_row(text, config.mask_rule, config.text_chunk, config.speech_chunk).unique().tolist()
+
+    def _last_rows(self, h: Tensor, fed: Tensor, inputs: Tensor) -> tuple[Tensor, Step]:
+        """Returns the newest rows h (B, n, D_s) and their context, to be run by all modules anew."""
+        n = h.shape[1]
+        first = self.lanes[0].n_rows - n
+
+        def make(lane: Lane) -> Rows:
+            if lane is self.lanes[0]:
+                return self._speech_rows(lane, *lane.last_speech(n))
+            lane.rewind(first)
+            return self._speech_rows(lane, *lane.add_speech(n))
+
+        return h, Step(fed, inputs, self._rows(make), self.talker.embedding)
+
+    def _catch_up(self) -> None:
+        """Runs the modules over the rows that are behind."""
+        if self.behind is not None:
+            h, step = self._last_rows(*self.behind)
+            self.talker.head.step(h, step, self.options.tokens_per_step, Retracer(self))
+            self.behind = None
 
     def _project(self, hidden: Tensor) -> Tensor:
         lane = self.projector_lane
@@ -150,10 +281,9 @@ class Stream:
         start, mask = lane.add_text(order, opens.masked_fill(is_padding, HIDDEN), is_streaming or self.is_released)
         return self._rows_at(lane, start, mask, order.masked_fill(is_padding, 0))
 
-    def _speech_rows(self, lane: Lane, n: int) -> Rows:
-        start, mask, rows = lane.add_speech(n)
+    def _speech_rows(self, lane: Lane, start: int, mask: Tensor, rows: Tensor) -> Rows:
         first = self.n_text[:, None] if self.is_released else self.config.speech_offset
-        return self._rows_at(lane, start, mask, (first + rows).view(-1, n))
+        return self._rows_at(lane, start, mask, (first + rows).view(-1, len(rows)))
 
     def _rows_at(self, lane: Lane, start: int, visible: Tensor, positions: Tensor) -> Rows:
         cos, sin = self.talker.rotation(positions)
@@ -164,27 +294,58 @@ class Stream:
 class Picker:
     """The sample callback of one step: penalty, minimum length, then the draw."""
 
-    def __init__(self, stream: Stream, stop_after: int | None) -> None:
+    def __init__(self, stream: Stream, room: int | None, rejected: Tensor | None = None) -> None:
+        """`rejected` (B, V_s): what a rejected token of the main head's place was picked by, if that matters."""
         self.stream = stream
-        self.stop_after = stop_after
+        self.room = room
+        self.rejected = rejected
         self.history = stream.sequence  # (B, n)
+        self.scores: list[Tensor] = []  # (B, V_s) of each proposed token
+        self.n_kept = 0  # proposed tokens that need no later word
+        self._is_open = True  # still proposing
+        self._must_catch_up = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND
 
     def wants(self, k: int) -> bool:
-        """Says whether head k is to run: always, unless the call stops inside this step."""
-        if self.stop_after is None or k == 0:
-            return True
-        return k < self.stop_after and int(self.history[0, -1]) != self.stream.config.eos_id
+        """Says whether head k is to run."""
+        if k == 0 or self.stream.policy.is_adaptive:
+            return self._is_open or self._must_catch_up
+        return self.room is None or (k < self.room and int(self.history[0, -1]) != self.stream.config.eos_id)
 
     def __call__(self, k: int, logits: Tensor) -> Tensor:
         """Picks a token (B,) from the raw logits (B, V_s) of head k."""
         stream, options = self.stream, self.stream.options
-        penalty = options.penalty
-        if penalty is not None and (k == 0 or penalty.heads == "all"):
-            start = stream.call_start if penalty.scope == "call" else 0
-            logits = penalty.apply(logits, self.history[:, start:])
-        if stream.n_tokens + k < options.min_tokens:
-            logits = logits.clone()
-            logits[:, stream.config.eos_id] = NEVER
-        tokens = pick(logits, options, stream.draws)
+        if not self._is_open:  # run for its cache only
+            return logits.argmax(-1)
+        scores = stream.scores(k, logits, self.history)
+        if k == 0 and self.rejected is not None:
+            scores = residual(scores, self.rejected, options, stream.config.eos_id)
+        tokens = pick(scores, options, stream.draws)
         self.history = torch.cat([self.history, tokens[:, None]], 1)
+        self.scores.append(scores)
+        self._judge(k, tokens, logits)
         return tokens
+
+    def _judge(self, k: int, tokens: Tensor, logits: Tensor) -> None:
+        """Decides whether the token of head k is kept and whether another is to follow."""
+        policy = self.stream.policy
+        is_kept = k == 0 or policy.accepts is None
+        if policy.goes_on is not None:
+            is_sure = policy.goes_on(logits, self.stream.options) and int(tokens) != self.stream.config.eos_id
+            self._is_open = is_sure and (self.room is None or k + 1 < self.room)
+            is_kept = k == 0 or is_sure
+        self.n_kept += is_kept
+
+
+class Retracer:
+    """The sample callback of rows that are run for their caches: it says what has been said after them."""
+
+    def __init__(self, stream: Stream) -> None:
+        self.said = stream.sequence[:, stream.n_fed :]  # (B, n)
+
+    def wants(self, k: int) -> bool:
+        """Says that every head is to run."""
+        return True
+
+    def __call__(self, k: int, logits: Tensor) -> Tensor:
+        """Returns the token (B,) after the rows at head k's place, where there is one already."""
+        return self.said[:, k] if k < self.said.shape[1] else logits.argmax(-1)

@@ -22,6 +22,7 @@ from vocalnet.decoder.heads import HEADS
 from vocalnet.decoder.heads.contract import IGNORE, Head
 from vocalnet.decoder.keys import our_key
 from vocalnet.decoder.options import DecodeOptions
+from vocalnet.decoder.policies import find_policy
 from vocalnet.decoder.session import BatchSession, ReleasedSession, Spoken, TalkerSession
 from vocalnet.masks import check_rule
 
@@ -224,8 +225,8 @@ class Talker(nn.Module):
     def decode(self, hidden: Sequence[Tensor], options: DecodeOptions | None = None) -> list[Spoken]:
         """Decodes texts, (L_t, D) or (1, L_t, D) each, and returns tokens, logits and statistics of each.
 
-        All texts run as one batch. The published streaming has state of its own per answer: there, each text is pushed
-        C_t positions at a time, one after the other.
+        All texts run as one batch, but for adaptive policies, whose answers step at their own pace: one after another.
+        The published streaming has state of its own per answer: there, each text is pushed C_t positions at a time.
 
         Raises:
             ValueError: there is no text.
@@ -234,6 +235,8 @@ class Talker(nn.Module):
         texts = [text.reshape(-1, text.shape[-1]) for text in hidden]
         if not texts:
             raise ValueError("nothing to decode: give at least one text")
+        if len(texts) > 1 and find_policy(options.policy).is_adaptive:
+            return [spoken for text in texts for spoken in self.decode([text], options)]
         if self._is_released_streaming(options):
             return [self._decode_by_chunks(text, options) for text in texts]
         session = BatchSession(self, options, len(texts))

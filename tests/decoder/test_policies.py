@@ -1,0 +1,267 @@
+"""Policies: what each keeps, exactness against one token per step, caches after a cut, streaming, ends, statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from vocalnet.decoder import policies, stream
+from vocalnet.decoder.heads import HEADS
+from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
+from vocalnet.decoder.policies import POLICIES, Check, find_policy
+from vocalnet.decoder.session import Spoken
+from vocalnet.decoder.talker import Talker
+from vocalnet.events import TokenStat, acceptance
+
+FEW = {"n_units": 6, "bos_id": 6, "sos_id": 7, "eos_id": 8, "pad_id": 9, "mtp_num": 4}
+ADAPTIVE = [name for name, policy in POLICIES.items() if policy.is_adaptive]
+TOLERANT = DecodeOptions(tokens_per_step=4, max_tokens=34, min_tokens=32, top_n=3, tau=0.4, eps=0.2)
+MakeTalker = Callable[..., Talker]
+
+
+def single_heads(make_talker: MakeTalker, is_single: bool = True) -> list[str]:
+    """Returns the heads that take one token per row, or the others."""
+    return [head for head in HEADS if (make_talker(head).head.stride == 1) == is_single]
+
+
+def agreeing(talker: Talker) -> Talker:
+    """Returns the talker with heads that lean towards two tokens, so that modules often say what the main head says."""
+    with torch.no_grad():
+        for parameter in talker.parameters():
+            if parameter.shape == (talker.config.vocab_size,):
+                parameter[:2] += 3
+    return talker
+
+
+def streamed(talker: Talker, text: Tensor, options: DecodeOptions, size: int = 5) -> list[Tensor]:
+    """Returns what a session says push by push."""
+    session = talker.session(options)
+    pushes = [session.push(text[None, i : i + size]) for i in range(0, len(text), size)]
+    return [*pushes, session.push(None, last=True)]
+
+
+def sampled(options: DecodeOptions, policy: str) -> DecodeOptions:
+    """Returns options that sample as richly as the policy can, with every kind of history."""
+    rich = {"temperature": 0.9, "seed": 7, "top_p": 0.9, "repetition_aware": RepetitionAware(6, 0.3)}
+    changes: dict[str, Any] = {} if POLICIES[policy].is_greedy else rich
+    return replace(options, policy=policy, penalty=RepetitionPenalty(window=3, factor=1.3, heads="all"), **changes)
+
+
+def test_registry() -> None:
+    assert list(POLICIES) == ["fixed", "greedy_verify", "rejection", "typical", "top_n", "confidence"]
+    assert DecodeOptions().policy == "fixed"
+    with pytest.raises(ValueError, match="available: fixed, greedy_verify"):
+        find_policy("best")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_greedy_verify_is_one_token_per_step(make_talker: MakeTalker, texts: list[Tensor], seed: int) -> None:
+    heads = [head for head in single_heads(make_talker) if head != "ntp"]
+    talker = agreeing(make_talker(heads[seed % len(heads)], seed, **FEW)).double()
+    penalty = RepetitionPenalty(window=4, factor=1.5) if seed % 2 else None
+    one = DecodeOptions(tokens_per_step=1, max_tokens=40, min_tokens=20 + seed, penalty=penalty, mask="streaming")
+    many = replace(one, tokens_per_step=2 + seed % 4, policy="greedy_verify")
+    text = texts[1 + seed % 2]
+    pushes = streamed(talker, text, one)
+    assert all(torch.equal(a, b) for a, b in zip(streamed(talker, text, many), pushes, strict=True))
+    assert torch.equal(torch.cat(streamed(talker, text, many, 7)), torch.cat(pushes))
+    for changes in ({"mask": "streaming"}, {"mask": "full", "min_tokens": 0}):
+        expected = talker.generate(text[None], replace(one, **changes))  # type: ignore[arg-type]
+        assert torch.equal(talker.generate(text[None], replace(many, **changes)), expected)  # type: ignore[arg-type]
+    (spoken,) = talker.decode([text], many)
+    counts = acceptance(spoken.take_picks())
+    assert counts.n_steps < counts.n_kept < counts.n_proposed, "nothing was verified"
+
+
+@pytest.mark.parametrize("K", [2, 4, 5])
+def test_greedy_verify_on_released_weights(make_talker: MakeTalker, texts: list[Tensor], K: int) -> None:
+    talker = agreeing(make_talker(behaviour="released", mask_rule="released", **FEW)).double()
+    for one in (DecodeOptions.released(1), DecodeOptions.released_streaming(1)):
+        one = replace(one, max_tokens=44)
+        many = replace(one, tokens_per_step=K, policy="greedy_verify")
+        assert torch.equal(talker.generate(texts[1][None], many), talker.generate(texts[1][None], one))
+        pushes = zip(streamed(talker, texts[1], many), streamed(talker, texts[1], one), strict=True)
+        assert all(torch.equal(a, b) for a, b in pushes)
+
+
+@pytest.mark.parametrize("policy", ADAPTIVE)
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+def test_caches_hold_what_was_kept(
+    make_talker: MakeTalker, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch, policy: str, mask: str
+) -> None:
+    """Every kept token's logits are the teacher-forced ones, through cropping and through rows that waited."""
+    monkeypatch.setattr(stream, "MAX_BEHIND", 5)
+    talker = agreeing(make_talker(**FEW))
+    session = talker.session(replace(TOLERANT, policy=policy, mask=mask))  # type: ignore[arg-type]
+    spoken: Spoken = session.samples[0]  # type: ignore[attr-defined]
+    for start in range(0, 20, 5):
+        session.push(texts[1][None, start : start + 5], last=start == 15)
+    logits = spoken.logits()
+    heads = [stat.head for stat in spoken.take_picks() if stat.kept]
+    assert 0.1 < sum(head > 0 for head in heads) / len(heads) < 0.74  # three quarters: nothing was cropped
+    expected = talker.logits([texts[1]], [torch.tensor(spoken.tokens)], mask)
+    for n, (row, head) in enumerate(zip(logits, heads, strict=True)):
+        torch.testing.assert_close(row, expected[head, 0, n - head], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("policy", ADAPTIVE)
+@pytest.mark.parametrize("rule", ["own", "paper"])
+def test_streamed_equals_offline(make_talker: MakeTalker, texts: list[Tensor], policy: str, rule: str) -> None:
+    """With every kind of history, and with what is unfinished at a chunk's border."""
+    talker = agreeing(make_talker(mask_rule=rule, **FEW))
+    for options in (replace(TOLERANT, policy=policy, mask="streaming"), sampled(TOLERANT, policy)):
+        options = replace(options, mask="streaming")
+        offline = talker.generate(texts[1][None], options)
+        pushes = streamed(talker, texts[1], options)
+        assert torch.equal(torch.cat(pushes), offline)
+        assert torch.equal(torch.cat(streamed(talker, texts[1], options, 7)), offline)
+        assert rule == "paper" or [len(push) for push in pushes[:2]] == [15, 15]
+
+
+def test_a_list_is_decoded_as_each_alone(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    talker = agreeing(make_talker(**FEW))
+    options = replace(sampled(TOLERANT, "rejection"), min_tokens=0)
+    for text, tokens in zip(texts, talker.generate(texts, options), strict=True):
+        assert torch.equal(tokens, talker.generate(text[None], options))
+
+
+def test_extreme_settings_are_other_policies(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    talker = make_talker(**FEW)
+
+    def said(policy: str, **changes: Any) -> list[int]:
+        options = replace(TOLERANT, policy=policy, **changes)
+        return talker.generate(texts[0][None], replace(options, max_tokens=options.min_tokens)).tolist()
+
+    every, one = said("fixed"), said("fixed", tokens_per_step=1)
+    assert every != one
+    assert said("top_n", top_n=9) == said("typical", alpha=1e-20) == said("confidence", tau=0.0) == every
+    assert said("top_n", top_n=1) == said("rejection") == said("confidence", tau=1.1) == one
+    assert said("typical", eps=1e9, alpha=1e9) == one
+
+
+def test_confidence_saves_the_modules(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    """Modules past a stop do not run, but for the rows that have waited long enough."""
+    talker = make_talker(**FEW)
+    calls: list[int] = []
+    talker.head.depths[0].layer.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[operator, union-attr]
+    talker.generate(texts[0][None], replace(TOLERANT, policy="confidence", tau=1.1, max_tokens=33))
+    assert stream.MAX_BEHIND == 16
+    assert len(calls) == 1 + 33 // 17  # the text's, then one in 17 steps
+
+
+def test_no_end_without_the_main_head(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    talker = make_talker(**FEW)
+    with torch.no_grad():
+        talker.head.main.proj.bias[8] = -60  # type: ignore[operator, union-attr]
+        talker.head.depths[0].out.proj.bias[8] = 60  # type: ignore[operator, union-attr]
+    options = replace(TOLERANT, min_tokens=0, max_tokens=20)
+    assert len(talker.generate(texts[0][None], options)) == 1
+    for policy in ADAPTIVE:
+        assert len(talker.generate(texts[0][None], replace(options, policy=policy))) == 20
+
+
+def check(tokens: list[int], probs: list[float], eos_id: int = 3) -> Check:
+    """Returns a check of tokens that each stand before the same main head."""
+    scores = torch.tensor(probs).log().expand(len(tokens), -1)
+    return Check(torch.tensor(tokens), scores, scores, torch.zeros(len(tokens)), eos_id)
+
+
+def test_rules() -> None:
+    four = check([0, 1, 2, 3], [0.5, 0.3, 0.2, 0.0])
+    assert POLICIES["greedy_verify"].accepts(four, DecodeOptions()).tolist() == [True, False, False, False]
+    assert POLICIES["top_n"].accepts(four, DecodeOptions(top_n=2)).tolist() == [True, True, False, False]
+    assert POLICIES["top_n"].accepts(four, DecodeOptions(top_n=4)).tolist() == [True, True, True, False]
+    assert POLICIES["typical"].accepts(four, DecodeOptions(eps=0.25, alpha=9.0)).tolist() == [True, True, False, False]
+    # exp(-entropy) is 0.357
+    assert POLICIES["typical"].accepts(four, DecodeOptions(eps=0.9, alpha=1.0)).tolist() == [True, False, False, False]
+    for name in ("typical", "top_n"):  # the main head would end here
+        assert not POLICIES[name].accepts(check([0, 3], [0.3, 0.1, 0.1, 0.5]), DecodeOptions())[0]
+    kept = policies.count_accepted(POLICIES["top_n"], check([0, 1, 2, 0], [0.5, 0.3, 0.2, 0.0]), DecodeOptions(top_n=2))
+    assert kept == 2
+    assert policies.count_accepted(POLICIES["rejection"], check([0, 3, 0], [0.5, 0.1, 0.1, 0.3]), DecodeOptions()) == 1
+
+
+def joint(talker: Talker, text: Tensor) -> Tensor:
+    """Returns the probabilities (V_s, V_s, V_s) of the first three tokens; what follows an end is token 0."""
+    V = talker.config.vocab_size
+    pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
+    rows = talker.logits([text] * len(pairs), list(pairs))[0].softmax(-1).view(V, V, 3, V).double()
+    second, third = rows[:, 0, 1].clone(), rows[:, :, 2].clone()
+    nothing = torch.eye(V, dtype=torch.double)[0]
+    second[talker.config.eos_id] = nothing
+    third[talker.config.eos_id] = third[:, talker.config.eos_id] = nothing
+    return rows[0, 0, 0][:, None, None] * second[..., None] * third
+
+
+def draw(talker: Talker, text: Tensor, options: DecodeOptions, n: int) -> Tensor:
+    """Returns how often each beginning of three tokens was said in n answers, (V_s, V_s, V_s)."""
+    V, eos_id = talker.config.vocab_size, talker.config.eos_id
+    counts = torch.zeros(V, V, V)
+    state = stream.Stream(talker, options)
+    state.add_text(text[None])
+    for _ in range(n):
+        state.lanes[0].rewind(0)
+        state.sequence, state.n_fed, state.proposed = state.sequence[:, :1], 0, None
+        line: list[int] = []
+        while len(line) < 3 and eos_id not in line:
+            line += [token for token, _, is_kept in state.step().said()[0] if is_kept]
+        line = line[: line.index(eos_id) + 1] if eos_id in line else line
+        counts[tuple([*line, 0, 0][:3])] += 1
+    return counts
+
+
+def misfit(counts: Tensor, probs: Tensor) -> float:
+    """Returns chi-square in standard deviations from its mean; rare cells (expected below 5) count as one."""
+    expected = probs * counts.sum()
+    is_rare = expected < 5
+    seen = torch.cat([counts[~is_rare], counts[is_rare].sum()[None]])
+    due = torch.cat([expected[~is_rare], expected[is_rare].sum()[None]])
+    n_free = len(due) - 1
+    return float((((seen - due) ** 2 / due).sum() - n_free) / (2 * n_free) ** 0.5)
+
+
+@torch.inference_mode()
+def test_rejection_leaves_the_distribution_of_the_main_head(
+    make_talker: MakeTalker, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    talker = make_talker(n_units=3, bos_id=3, sos_id=4, eos_id=5, pad_id=6, mtp_num=2, n_layers=1)
+    options = DecodeOptions(tokens_per_step=3, policy="rejection", temperature=1.0, seed=0)
+    probs = joint(talker, texts[0])
+    assert probs.sum().item() == pytest.approx(1.0)
+    assert abs(misfit(draw(talker, texts[0], options, 1000), probs)) < 4
+    wrong = replace(POLICIES["rejection"], resamples=False)
+    monkeypatch.setitem(POLICIES, "rejection", wrong)
+    assert misfit(draw(talker, texts[0], options, 1000), probs) > 6
+
+
+def test_policies_that_cannot_work_say_so(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    for head in single_heads(make_talker, is_single=False):
+        for policy in ADAPTIVE:
+            with pytest.raises(ValueError, match="in groups of 3"):
+                make_talker(head).session(DecodeOptions(tokens_per_step=3, policy=policy))
+    with pytest.raises(ValueError, match="temperature=0"):
+        make_talker().generate(texts[0][None], DecodeOptions(policy="greedy_verify", temperature=1.0))
+
+
+def test_statistics(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    (spoken,) = agreeing(make_talker(**FEW)).decode(texts[:1], replace(TOLERANT, policy="greedy_verify"))
+    stats = spoken.take_picks()
+    assert [stat.head for stat in stats] == ([0, 1, 2, 3] * len(stats))[: len(stats)]
+    counts = acceptance(stats)
+    assert counts.n_kept == len(spoken.tokens)
+    assert counts.tokens_per_step == counts.n_kept / sum(stat.head == 0 for stat in stats)
+    assert 0 < counts.by_head[1] < 1
+    assert counts.by_head[0] > 0.9  # all but one that the limit may cut
+
+
+def test_acceptance() -> None:
+    pairs = [(0, True), (1, True), (2, False), (0, True), (1, False), (2, False)]
+    counts = acceptance([TokenStat(head, 1.0, 0.5, -0.7, kept) for head, kept in pairs])
+    assert (counts.n_steps, counts.n_proposed, counts.n_kept, counts.by_head) == (2, 6, 3, (1.0, 0.5, 0.0))
+    assert counts.tokens_per_step == 1.5
+    assert acceptance([]).tokens_per_step == 0
