@@ -72,7 +72,13 @@ def test_an_llm_goes_through_both_stages_and_answers(model_type, data, question,
     changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
     assert changed
     assert all(name.endswith("proj.weight") for name in changed), "only what LoRA adapts changes"
-    train_talker(model, data, tmp_path / "stage2", {**shared, "loop": LOOP, "per_answer": 4, "typed": False}, seed=1)
+    train_talker(
+        model,
+        data,
+        tmp_path / "stage2",
+        {**shared, "loop": LOOP, "per_answer": 4, "typed": False, "corrupt": 0.2},
+        seed=1,
+    )
     for stage in ("stage1", "stage2"):
         assert all(np.isfinite(_losses(tmp_path / stage)))
 

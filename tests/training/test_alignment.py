@@ -5,6 +5,7 @@ import random
 import torch
 
 from vocalnet.training.stage_pace import TokenReader
+from vocalnet.training.stage_talker import corrupted
 from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
 
 PAUSE = 9
@@ -51,3 +52,20 @@ def test_what_is_said_at_the_tokens_own_embeddings_is_read_and_costs_little(tiny
     worse, _ = reader.losses([other], ["What is four?"])
     assert 0 <= ctc < worse
     assert distance < reader.losses([said * 3], ["What is four?"])[1]
+
+
+def test_a_share_of_the_tokens_is_corrupted_and_no_more() -> None:
+    tokens = torch.arange(2000)
+    wrong = corrupted(tokens, 0.15, 2000, torch.Generator().manual_seed(0)) != tokens
+    assert 0.12 < wrong.float().mean() < 0.18
+    assert torch.equal(corrupted(tokens, 0.0, 2000, torch.Generator()), tokens)
+
+
+def test_the_talker_learns_the_right_tokens_from_wrong_inputs(tiny_model) -> None:
+    hidden, tokens = [torch.randn(4, 32)], [torch.arange(9)]
+    plain = tiny_model.talker.loss(hidden, tokens)
+    same = tiny_model.talker.loss(hidden, tokens, inputs=tokens)
+    other = tiny_model.talker.loss(hidden, tokens, inputs=[tokens[0].flip(0)])
+    assert torch.equal(plain.total, same.total)
+    assert torch.equal(plain.labels, other.labels)
+    assert not torch.equal(plain.total, other.total)

@@ -31,6 +31,7 @@ class BatchRules:
     mask: str | Sequence[str] = "full"
     positions: str = "sample"
     mask_rule: str | None = None
+    inputs: Sequence[Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +60,9 @@ def collate(talker: Talker, hidden: Sequence[Tensor], speech_tokens: Sequence[Te
         raise ValueError(f"a batch needs as many texts as speech samples; got {len(hidden)} and {len(speech_tokens)}")
     config, head, device = talker.config, talker.head, talker.device
     units = [tokens[tokens >= 0].to(device) for tokens in speech_tokens]
+    entering = units if rules.inputs is None else [tokens[tokens >= 0].to(device) for tokens in rules.inputs]
+    if [len(unit) for unit in entering] != [len(unit) for unit in units]:
+        raise ValueError("every sample of `inputs` must be as long as its speech tokens")
     ends = torch.tensor([len(unit) for unit in units], device=device)
     n_text = torch.tensor([1 + len(text) for text in hidden], device=device)
     tokens = pad_sequence(units, batch_first=True, padding_value=config.pad_id)  # (B, S)
@@ -66,9 +70,10 @@ def collate(talker: Talker, hidden: Sequence[Tensor], speech_tokens: Sequence[Te
 
     text = talker.project(pad_sequence(list(hidden), batch_first=True).to(talker.embedding.weight))  # (B, L_t - 1, D_s)
     begin = talker.embedding.weight[config.bos_id].expand(B, 1, -1)
+    heard = pad_sequence(entering, batch_first=True, padding_value=config.pad_id)  # (B, S)
     start = tokens.new_full((B, head.stride), config.sos_id)
     fill = tokens.new_full((B, -S % head.stride), config.pad_id)
-    speech = head.embed(talker.embedding, torch.cat([start, tokens, fill], 1))  # (B, L_s, D_s)
+    speech = head.embed(talker.embedding, torch.cat([start, heard, fill], 1))  # (B, L_s, D_s)
     inputs = torch.cat([begin, text, speech], 1)  # (B, T, D_s)
 
     n_speech = 1 + (ends + head.stride - 1) // head.stride

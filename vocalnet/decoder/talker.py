@@ -155,6 +155,7 @@ class Talker(nn.Module):
         mask: str | Sequence[str] = "full",
         positions: str = "sample",
         mask_rule: str | None = None,
+        inputs: Sequence[Tensor] | None = None,
     ) -> Loss:
         """Returns the multi-token prediction loss of a batch (Eq. 7); inputs are never written to.
 
@@ -165,8 +166,10 @@ class Talker(nn.Module):
             positions: "sample": a sample's positions do not depend on the batch; "batch": speech starts after the
                 longest text of the batch, as the published training code had it.
             mask_rule: reading of the streaming mask; None: the config's.
+            inputs: tokens that enter in place of the speech tokens, (L_s,) each, which stay the targets; with some of
+                them wrong, training is more like decoding. None: the speech tokens, as published.
         """
-        batch = collate(self, hidden, speech_tokens, BatchRules(mask, positions, mask_rule))
+        batch = collate(self, hidden, speech_tokens, BatchRules(mask, positions, mask_rule, inputs))
         labels = self.head.targets(batch.tokens, batch.ends, self.config.eos_id)  # (1 + M, B, S + 1)
         losses, accuracies = [], []
         for k, state in enumerate(self._states(batch)):

@@ -33,6 +33,12 @@ def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int) -> l
     return picked
 
 
+def corrupted(tokens: Tensor, share: float, n_units: int, generator: torch.Generator) -> Tensor:
+    """Returns speech tokens (L_s,) of which a random `share` is replaced by random units."""
+    is_wrong = torch.rand(len(tokens), generator=generator) < share
+    return torch.where(is_wrong, torch.randint(n_units, (len(tokens),), generator=generator), tokens)
+
+
 @torch.no_grad()
 def spoken_states(model: VocalNet, data: Path, entries: list[dict[str, Any]]) -> list[Tensor]:
     """Returns what the talker hears of every entry, (L_t, D) in half precision: LLM states on its question clip."""
@@ -68,7 +74,8 @@ def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, A
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "per_answer" questions for each distinct answer, "n_dev",
-            "typed": whether the LLM reads the questions instead of hearing them.
+            "typed": whether the LLM reads the questions instead of hearing them, "corrupt": share of the speech tokens
+            that enter as random ones, so that a wrong token in decoding does not derail the rest.
     """
     assert model.talker is not None
     model.requires_grad_(False).eval()
@@ -90,7 +97,9 @@ def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, A
         index = order(step)
         is_full = (torch.rand(len(index), generator=generator) < 0.5).tolist()
         masks = ["full" if full else "streaming" for full in is_full]
-        loss = talker.loss([hidden[i].float() for i in index], [units[i] for i in index], masks)
+        targets = [units[i] for i in index]
+        inputs = [corrupted(row, options["corrupt"], talker.config.n_units, generator) for row in targets]
+        loss = talker.loss([hidden[i].float() for i in index], targets, masks, inputs=inputs)
         heads = {f"head{k}": value for k, value in enumerate(loss.heads)}
         return {"total": loss.total, **heads, "accuracy": loss.accuracy[0]}
 
