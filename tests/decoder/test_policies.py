@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pytest
@@ -81,12 +82,15 @@ def test_greedy_verify_is_one_token_per_step(make_talker: MakeTalker, texts: lis
 @pytest.mark.parametrize("K", [2, 4, 5])
 def test_greedy_verify_on_released_weights(make_talker: MakeTalker, texts: list[Tensor], K: int) -> None:
     talker = agreeing(make_talker(behaviour="released", mask_rule="released", **FEW)).double()
-    for one in (DecodeOptions.released(1), DecodeOptions.released_streaming(1)):
-        one = replace(one, max_tokens=44)
+    for published, has_penalty in product(
+        (DecodeOptions.released(1), DecodeOptions.released_streaming(1)), (True, False)
+    ):
+        one = replace(published, max_tokens=60, min_tokens=60, penalty=published.penalty if has_penalty else None)
         many = replace(one, tokens_per_step=K, policy="greedy_verify")
-        assert torch.equal(talker.generate(texts[1][None], many), talker.generate(texts[1][None], one))
         pushes = zip(streamed(talker, texts[1], many), streamed(talker, texts[1], one), strict=True)
         assert all(torch.equal(a, b) for a, b in pushes)
+    counts = acceptance(talker.decode(texts[1:2], many)[0].take_picks())
+    assert counts.n_steps < counts.n_kept < counts.n_proposed, "nothing was verified"
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
@@ -107,6 +111,21 @@ def test_caches_hold_what_was_kept(
     expected = talker.logits([texts[1]], [torch.tensor(spoken.tokens)], mask)
     for n, (row, head) in enumerate(zip(logits, heads, strict=True)):
         torch.testing.assert_close(row, expected[head, 0, n - head], atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("behaviour", ["own", "released"])
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+def test_how_long_rows_wait_changes_nothing(
+    make_talker: MakeTalker, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch, behaviour: str, mask: str
+) -> None:
+    talker = agreeing(make_talker(behaviour=behaviour, **FEW))
+    options = replace(TOLERANT, policy="confidence", mask=mask)  # type: ignore[arg-type]
+    said = []
+    for limit in (1, 100):
+        monkeypatch.setattr(stream, "MAX_BEHIND", limit)
+        said.append(talker.generate(texts[1][None], options, return_logits=True))
+    assert torch.equal(said[0][0], said[1][0])
+    torch.testing.assert_close(said[0][1], said[1][1], atol=1e-4, rtol=1e-4)
 
 
 @pytest.mark.parametrize("policy", ADAPTIVE)
