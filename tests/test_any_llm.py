@@ -63,7 +63,6 @@ def test_an_llm_goes_through_both_stages_and_answers(model_type, data, question,
         "loop": LOOP,
         "lora": lora,
         "bf16": True,
-        "tune_encoder": False,
         "transcribe": 0.5,
         "recognise": 0.5,
     }

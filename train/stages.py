@@ -73,21 +73,21 @@ def drill(recipe: Recipe) -> None:
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
     start = recipe.folder.parent / "encoder" / "state.pt"
     trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed, start)
-    save_component(recipe.checkpoint, "recogniser", trained.whisper)
+    save_component(recipe.checkpoint, "encoder", trained.whisper)
 
 
 def pace(recipe: Recipe) -> None:
     """Trains the adaptor to speak in the LLM's own embeddings, before stage 1."""
-    model = _assemble(recipe, encoder="recogniser", llm="text_llm")
+    model = _assemble(recipe, encoder="encoder", llm="text_llm")
     train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
 
 
 def align(recipe: Recipe) -> None:
     """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
-    model = _assemble(recipe, encoder="recogniser", llm="text_llm", adaptor="paced_adaptor")
+    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="paced_adaptor")
     train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "aligned_adaptor", model.adaptor)
+    save_component(recipe.checkpoint, "adaptor", model.adaptor)
     save_component(recipe.checkpoint, "llm", model.llm)
 
 
@@ -100,17 +100,9 @@ def speak(recipe: Recipe) -> None:
 
 def talker(recipe: Recipe) -> None:
     """Stage 2: speech projector, decoder and head on the frozen rest."""
-    model = _assemble(recipe, encoder="recogniser", llm="llm", adaptor="aligned_adaptor", talker="typed_talker")
+    model = _assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker="typed_talker")
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "talker", model.talker)
-
-
-def listen(recipe: Recipe) -> None:
-    """Ends encoder and adaptor: they learn to be understood by the LLM, which stays as it is."""
-    model = _assemble(recipe, encoder="recogniser", llm="llm", adaptor="aligned_adaptor")
-    train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
-    save_component(recipe.checkpoint, "adaptor", model.adaptor)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
 
 
@@ -126,7 +118,6 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "align": align,
     "speak": speak,
     "talker": talker,
-    "listen": listen,
 }
 
 

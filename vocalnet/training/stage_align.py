@@ -2,9 +2,6 @@
 
 Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
 embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
-
-The same loop ends nano's training ("listen"): encoder and adaptor alone learn to be understood by all that is frozen by
-then. Whisper needs no such thing; nano's encoder was trained for an hour, at another rate than the adaptor's.
 """
 
 from __future__ import annotations
@@ -15,7 +12,6 @@ from typing import Any
 import numpy as np
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import nn
 from transformers import PreTrainedModel
 
 from vocalnet.llm import Message, prompt_pieces, user_content
@@ -37,8 +33,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
     """Trains the adaptor and LoRA weights of `model` in place and merges them into its LLM.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "bf16", "lora" (rank, alpha, dropout; None: the LLM stays as it is),
-            "tune_encoder": whether the encoder learns too, "transcribe": share of the
+        options: "loop" (LoopConfig), "batch_size", "bf16", "lora" (rank, alpha, dropout), "transcribe": share of the
             clips that are to be written down instead of answered, "recognise": weight of the adaptor's losses of
             stage_pace; both align faster than answers alone.
     """
@@ -53,13 +48,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
     torch.manual_seed(seed)
     model.requires_grad_(False)
     model.adaptor.requires_grad_(True)
-    modules: dict[str, nn.Module] = {"adaptor": model.adaptor}
-    if options["tune_encoder"]:
-        model.encoder.requires_grad_(True)
-        modules["encoder"] = model.encoder
-    lora = None if options["lora"] is None else _with_lora(model.llm, **options["lora"])
-    if lora is not None:
-        modules["llm"] = model.llm
+    lora = _with_lora(model.llm, **options["lora"])
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     reader = TokenReader(model)
 
@@ -68,7 +57,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         rng = np.random.default_rng([seed, step])
         clips = [augment(read_clip(paths[i]), rng)[0] for i in index]
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            features = [states.float() for states in encode_clips(model, clips, options["tune_encoder"])]
+            features = [states.float() for states in encode_clips(model, clips)]
         tasks, answers = [], []
         for i in index:
             transcribe = bool(entries[i]["question"]) and rng.random() < options["transcribe"]
@@ -91,7 +80,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             total += model(features, [prompts[""]] * len(answers), answers).item() * len(answers)
         return {"dev_answer": total / len(dev)}
 
+    modules = {"adaptor": model.adaptor, "llm": model.llm}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
-    if lora is not None:
-        lora.merge_and_unload()  # in place: it wraps model.llm
+    lora.merge_and_unload()  # in place: it wraps model.llm
     model.requires_grad_(False)

@@ -64,9 +64,9 @@ class TokenReader:
         return str(self.tokenizer.decode(best[best != self.pause], skip_special_tokens=True))
 
 
-def encode_clips(model: VocalNet, clips: Sequence[np.ndarray], is_tuned: bool = False) -> list[Tensor]:
-    """Returns the encoder's states (T_e, D_e) of clips that fit into one window; with gradients if it `is_tuned`."""
-    with torch.set_grad_enabled(is_tuned):
+def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
+    """Returns the frozen encoder's states (T_e, D_e) of clips that fit into one window."""
+    with torch.no_grad():
         mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
         states = model.encoder(mel, lengths)
     return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
