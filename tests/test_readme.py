@@ -19,12 +19,6 @@ COMMANDS = [
 ]
 
 
-is_shipped = pytest.mark.skipif(
-    not (ROOT / "vocalnet" / "nano" / "config.json").exists(), reason="nano has not been trained and shipped yet"
-)
-
-
-@is_shipped
 @pytest.mark.parametrize("command", COMMANDS)
 def test_commands_run(command, tmp_path):
     words = shlex.split(command.replace("answer.wav", str(tmp_path / "answer.wav")))
@@ -33,7 +27,6 @@ def test_commands_run(command, tmp_path):
     assert done.stdout.strip()
 
 
-@is_shipped
 @pytest.mark.parametrize("code", [block for kind, block in BLOCKS if kind == "python"])
 def test_python_runs(code):
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=300)

@@ -19,10 +19,6 @@ from demo.examples import EXAMPLES
 ROOT = Path(__file__).parents[2]
 START_S = 120
 
-pytestmark = pytest.mark.skipif(
-    not (ROOT / "vocalnet/nano/config.json").exists(), reason="the embedded model is not trained yet: make nano"
-)
-
 
 @pytest.fixture(scope="module")
 def nano_url() -> Iterator[str]:

@@ -9,7 +9,6 @@ import vocalnet
 from vocalnet.training.bundle import bundle, model_card, training_seconds
 
 NANO = Path(vocalnet.__file__).parent / "nano"
-is_shipped = pytest.mark.skipif(not (NANO / "config.json").exists(), reason="nano has not been trained and shipped yet")
 RESULTS = Path(__file__).parents[2] / "results" / "eval-nano.json"
 
 
@@ -25,19 +24,16 @@ def test_seconds_of_a_resumed_run_add_up():
     assert training_seconds(rows) == 7.0
 
 
-@is_shipped
 def test_the_shipped_card_is_made_of_the_shipped_records():
     from vocalnet.training.vocabulary import REFUSAL
 
     assert (NANO / "README.md").read_text() == model_card(NANO, RESULTS, REFUSAL)
 
 
-@is_shipped
 def test_the_bundle_is_small():
     assert sum(path.stat().st_size for path in NANO.rglob("*") if path.is_file()) <= 30e6
 
 
-@is_shipped
 def test_the_shipped_results_say_where_they_come_from():
     report = json.loads(RESULTS.read_text())
     assert {"machine", "date", "seed", "commit", "n", "right"} <= set(report)
