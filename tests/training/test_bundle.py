@@ -38,3 +38,18 @@ def test_the_shipped_results_say_where_they_come_from():
     report = json.loads(RESULTS.read_text())
     assert {"machine", "date", "seed", "commit", "n", "right"} <= set(report)
     assert report["n"] >= 300
+
+
+def test_the_card_tells_shares_from_counts_and_carries_the_note(tmp_path):
+    from vocalnet.training.vocabulary import REFUSAL
+
+    for name in ("card.json", "training.json"):
+        (tmp_path / name).write_text((NANO / name).read_text())
+    card = json.loads((NANO / "card.json").read_text())
+    (tmp_path / "card.json").write_text(json.dumps({**card, "note": "The flow was resumed."}))
+    report = json.loads(RESULTS.read_text())
+    results = tmp_path / "results.json"
+    results.write_text(json.dumps({**report, "refused_in_domain": 33, "n": 330}))
+    text = model_card(tmp_path, results, REFUSAL)
+    assert "| refusals of questions inside it | 33 of 330 (10 %) |" in text
+    assert "\nThe flow was resumed.\n" in text

@@ -48,7 +48,7 @@ as a recogniser (encoder, drill) and frozen from there on. Pace and speak are he
 
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
 wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs).
-
+{note}
 ## Measured
 {measured}
 """
@@ -110,6 +110,7 @@ def model_card(folder: Path, results: Path, refusal: str) -> str:
         parameters=card["parameters"],
         size=card["size"],
         refusal=refusal,
+        note=f"\n{card['note']}\n" if card.get("note") else "",
         stages=stages,
         measured=measured,
     )
@@ -127,7 +128,7 @@ def _measured(report: dict[str, Any]) -> str:
         "right answers, training voices": share(split["train"]),
         "right answers, held-out voices": share(split["heldout"]),
         "refusals of clips outside the domain": share(report["out_of_domain"]),
-        "refusals of questions inside it": percent(report["refused_in_domain"]),
+        "refusals of questions inside it": share({"right": report["refused_in_domain"], "n": report["n"]}),
         "WER of spoken answers against their own text (PocketSphinx)": percent(report["wer"]),
         "WER of the source voice on the same texts": percent(report["wer_source"]),
         "WER of its resynthesis from speech tokens": percent(report["wer_resynthesis"]),
@@ -150,8 +151,14 @@ def _measured(report: dict[str, Any]) -> str:
     )
 
 
-def bundle(checkpoint: Path, runs: Path, folder: Path) -> None:
+def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "") -> None:
     """Copies a trained checkpoint into `folder` and writes its card.json; every file appears whole or not at all.
+
+    Args:
+        checkpoint: what the recipes made.
+        runs: their records.
+        folder: where the checkpoint is shipped.
+        note: how the training differed from the recipes, for the model card.
 
     Raises:
         ValueError: a component has not been trained yet.
@@ -178,6 +185,7 @@ def bundle(checkpoint: Path, runs: Path, folder: Path) -> None:
         "data": "synthetic speech: flite, espeak-ng, festival",
         "parameters": f"{n_parameters / 1e6:.1f} M",
         "size": f"{n_bytes / 1e6:.1f} MB",
+        **({"note": note} if note else {}),
     }
     write_json(folder / "card.json", card)
     write_json(folder / "training.json", training_record(runs))
