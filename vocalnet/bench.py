@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vocalnet.audio import SAMPLE_RATE_HZ
 from vocalnet.config import AdaptorConfig, EncoderConfig, FlowConfig, HiftConfig, TalkerConfig, VocalNetConfig
@@ -187,18 +187,19 @@ def bench_token2wav(token2wav: Token2Wav, options: BenchOptions) -> list[dict[st
     cells = []
     for P in (0, PROMPT_TOKENS):
         prompt = _prompt(token2wav, P)
+        voice: dict[str, Any] = dict(zip(("prompt_tokens", "prompt_mel", "embedding"), prompt or (), strict=False))
         pieces = list(tokens.split(chunk))
 
         def stream(pieces: Sequence[Tensor] = pieces, prompt: Any = prompt) -> list[Tensor]:
             return [mel for mel, _ in token2wav.stream(pieces, prompt, style="exact")]
 
-        def again(prompt: Any = prompt) -> None:
+        def again(voice: dict[str, Any] = voice) -> None:
             for end in range(chunk, VOCODED_TOKENS + 1, chunk):
                 is_last = end == VOCODED_TOKENS
-                mel = token2wav.flow(tokens[:end], *(prompt or ()), finalize=is_last, chunk=chunk)
+                mel = token2wav.flow(tokens[:end], **voice, finalize=is_last, chunk=chunk)
                 token2wav.vocode(mel)
 
-        whole = token2wav.flow(tokens, *(prompt or ()), chunk=chunk)
+        whole = token2wav.flow(tokens, **voice, chunk=chunk)
         difference = (torch.cat(stream(), -1) - whole).abs().max().item()
         seconds = take_turns({"exact": stream, "again": again}, options.repeats)
         medians = {name: statistics.median(values) for name, values in seconds.items()}
@@ -232,9 +233,10 @@ def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOpti
     default = torch.get_default_dtype()
     torch.set_default_dtype(options.dtype)  # the weights are drawn in it: twice the memory is not there
     try:
-        model = VocalNet(config, tokenizer).to(options.device).eval().requires_grad_(False)
+        model = VocalNet(config, tokenizer).eval().requires_grad_(False)
     finally:
         torch.set_default_dtype(default)
+    nn.Module.to(model, device=torch.device(options.device))
     assert model.vocoder is not None
     model.vocoder.float().hift.fuse_weight_norm()
     assert model.talker is not None
