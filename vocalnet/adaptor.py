@@ -9,6 +9,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
+def group_frames(features: Tensor, rate: int) -> Tensor:
+    """Joins every `rate` frames: (B, T_e, D_e) to (B, T_e // rate, rate * D_e); an unfilled tail is dropped."""
+    B, T_e, D_e = features.shape
+    L_a = T_e // rate
+    return features[:, : L_a * rate].reshape(B, L_a, rate * D_e)
+
+
 class Adaptor(nn.Module):
     """Joins groups of `rate` frames, then Linear, ReLU, Linear."""
 
@@ -23,7 +30,5 @@ class Adaptor(nn.Module):
 
         The tail that does not fill a group is dropped, as the published checkpoints expect.
         """
-        B, T_e, D_e = features.shape
-        L_a = T_e // self.rate
-        groups = features[:, : L_a * self.rate].reshape(B, L_a, self.rate * D_e)  # (B, L_a, rate * D_e)
+        groups = group_frames(features, self.rate)  # (B, L_a, rate * D_e)
         return self.linear2(F.relu(self.linear1(groups)))  # (B, L_a, D)

@@ -1,6 +1,7 @@
 """The encoder stage: nano's Whisper-architecture encoder learns to recognise speech, then is frozen.
 
-Its last layer is trained by CTC over the LLM's own text tokens, so that what the adaptor gets already speaks of words.
+Its last layer is trained by CTC over the LLM's own text tokens, so that what the adaptor gets already speaks of words,
+and at the adaptor's rate: trained at 50 Hz, two tokens of one word often fell into the five frames that it joins.
 A layer below it is trained by CTC over letters, and by a phone per frame on clips of flite, which tells when it says
 what: with CTC alone a transformer finds the alignment slowly (no sign of it in 1,300 steps), with phones at once.
 """
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
+from vocalnet.adaptor import group_frames
 from vocalnet.config import EncoderConfig
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
 from vocalnet.training.augment import Warp, augment
@@ -84,19 +86,20 @@ def phone_targets(clip: Path, warp: Warp, n_frames: int) -> Tensor:
 class Recogniser(nn.Module):
     """The encoder with the three heads that train it."""
 
-    def __init__(self, config: EncoderConfig, n_tokens: int, lower_layer: int):
+    def __init__(self, config: EncoderConfig, n_tokens: int, lower_layer: int, rate: int):
         super().__init__()
+        self.rate = rate
         self.encoder = SpeechEncoder(config)
         self.lower_layer = lower_layer
         self.letters = nn.Linear(config.dim, len(ALPHABET))
         self.phones = nn.Linear(config.dim, len(PHONES))
-        self.tokens = nn.Linear(config.dim, n_tokens)
+        self.tokens = nn.Linear(rate * config.dim, n_tokens)
 
     def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Returns logits (B, T_e, V) over text tokens, letters and phones."""
+        """Returns logits over text tokens (B, T_e // rate, V), letters and phones (B, T_e, V)."""
         states = self.encoder.layer_states(mel, lengths)
         lower = states[self.lower_layer - 1]
-        return self.tokens(states[-1]), self.letters(lower), self.phones(lower)
+        return self.tokens(group_frames(states[-1], self.rate)), self.letters(lower), self.phones(lower)
 
 
 def train_encoder(
@@ -114,14 +117,15 @@ def train_encoder(
         data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
         tokenizer: the LLM's; its padding token serves as CTC's blank.
         options: "loop" (LoopConfig), "batch_size", "bf16", "lower_layer" (the one trained by letters and phones),
-            "lists" of clips to train on (one named twice is heard twice as often), "n_dev" clips for the error rates.
+            "rate" (encoder frames that the adaptor joins), "lists" of clips to train on (one named twice is heard twice
+            as often), "n_dev" clips for the error rates.
         start: resume state of an earlier run of this stage, whose weights are taken up; None: fresh weights.
     """
     entries = [e for name in options["lists"] for e in read_list(data, name) if has_transcript(e)]
     paths = [data / e["speech"] for e in entries]
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
-    recogniser = Recogniser(config, len(tokenizer), options["lower_layer"])
+    recogniser = Recogniser(config, len(tokenizer), options["lower_layer"], options["rate"])
     if start is not None:
         earlier = torch.load(start, weights_only=True)["modules"]
         recogniser.load_state_dict({key.removeprefix("recogniser."): value for key, value in earlier.items()})
@@ -140,7 +144,9 @@ def train_encoder(
             tokens, letters, phones = recogniser(mel, lengths)
         frames = (lengths + 1) // CONV_STRIDE
         texts = [entries[i]["question"] for i in index]
-        token_loss = ctc_loss(tokens, frames, [text_tokens(tokenizer, text) for text in texts], blank)
+        token_loss = ctc_loss(
+            tokens, frames // recogniser.rate, [text_tokens(tokenizer, text) for text in texts], blank
+        )
         letter_loss = ctc_loss(letters, frames, [characters(text) for text in texts])
         rows = [phone_targets(paths[i], warp, n) for i, warp, n in zip(index, warps, frames.tolist(), strict=True)]
         targets = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
@@ -160,7 +166,7 @@ def train_encoder(
             mel, lengths = mel_batch(dev_clips[start : start + 32], config.n_mels, recogniser.encoder.max_frames)
             tokens, letters, _ = recogniser(mel, lengths)
             for row, letter_row, n in zip(tokens, letters, (lengths + 1) // CONV_STRIDE, strict=True):
-                best = torch.unique_consecutive(row[:n].argmax(-1))
+                best = torch.unique_consecutive(row[: n // recogniser.rate].argmax(-1))
                 words.append(str(tokenizer.decode(best[best != blank], skip_special_tokens=True)) or " ")
                 spelled.append(greedy_text(letter_row[:n]) or " ")
         said = [e["question"] for e in dev]
