@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,31 +41,28 @@ def corrupted(tokens: Tensor, share: float, n_units: int, generator: torch.Gener
 
 
 @torch.no_grad()
-def spoken_states(model: VocalNet, data: Path, entries: list[dict[str, Any]]) -> list[Tensor]:
-    """Returns what the talker hears of every entry, (L_t, D) in half precision: LLM states on its question clip."""
+def talker_states(
+    model: VocalNet, data: Path, entries: list[dict[str, Any]], is_typed: bool, seed: int
+) -> list[Tensor]:
+    """Returns what the talker hears of every entry, (L_t, D) in half precision: LLM states on its question.
+
+    The LLM hears the question's clip or, if it `is_typed`, reads it at the pace of speech, which needs no encoder.
+    """
     pieces = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
-    states: list[Tensor] = []
-    for start in tqdm(range(0, len(entries), CACHE_BATCH), desc="answer states", mininterval=5):
-        batch = entries[start : start + CACHE_BATCH]
-        features = encode_clips(model, [read_clip(data / e["speech"]) for e in batch])
-        answers = [model.tokenizer.encode(e["answer"], add_special_tokens=False) for e in batch]
-        produced, _ = model.answer_states(features, [pieces] * len(batch), answers)
-        states += [row.half() for row in model.talker_inputs(produced)]
-    return states
-
-
-@torch.no_grad()
-def typed_states(model: VocalNet, entries: list[dict[str, Any]], seed: int) -> list[Tensor]:
-    """Returns the same as `spoken_states` for questions typed at the pace of speech, which need no encoder."""
-    before, after = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
     rng, pause = random.Random(seed), pause_id(model.tokenizer)
     states: list[Tensor] = []
     for start in tqdm(range(0, len(entries), CACHE_BATCH), desc="answer states", mininterval=5):
         batch = entries[start : start + CACHE_BATCH]
-        asked = [model.tokenizer.encode(e["question"], add_special_tokens=False) for e in batch]
-        prompts = [[[*before, *at_spoken_pace(tokens, pause, rng), *after]] for tokens in asked]
+        features: Sequence[Tensor | None]
+        if is_typed:
+            asked = [model.tokenizer.encode(e["question"], add_special_tokens=False) for e in batch]
+            prompts = [[[*pieces[0], *at_spoken_pace(tokens, pause, rng), *pieces[1]]] for tokens in asked]
+            features = [None] * len(batch)
+        else:
+            prompts = [pieces] * len(batch)
+            features = encode_clips(model, [read_clip(data / e["speech"]) for e in batch])
         answers = [model.tokenizer.encode(e["answer"], add_special_tokens=False) for e in batch]
-        produced, _ = model.answer_states([None] * len(batch), prompts, answers)
+        produced, _ = model.answer_states(features, prompts, answers)
         states += [row.half() for row in model.talker_inputs(produced)]
     return states
 
@@ -79,16 +77,12 @@ def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, A
     """
     assert model.talker is not None
     model.requires_grad_(False).eval()
-
-    def states(chosen: list[dict[str, Any]]) -> list[Tensor]:
-        return typed_states(model, chosen, seed) if options["typed"] else spoken_states(model, data, chosen)
-
     entries = pick_entries(read_list(data, "train"), options["per_answer"], seed)
     units = [torch.from_numpy(np.load(data / e["units"])) for e in entries]
-    hidden = states(entries)
+    hidden = talker_states(model, data, entries, options["typed"], seed)
     dev = pick_entries(read_list(data, "dev"), 1, seed)[: options["n_dev"]]
     dev_units = [torch.from_numpy(np.load(data / e["units"])) for e in dev]
-    dev_hidden = [row.float() for row in states(dev)]
+    dev_hidden = [row.float() for row in talker_states(model, data, dev, options["typed"], seed)]
     talker = model.talker
     talker.requires_grad_(True)
     order = batch_order(len(entries), options["batch_size"], seed, [len(u) for u in units])
