@@ -73,19 +73,27 @@ def drill(recipe: Recipe) -> None:
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
     start = recipe.folder.parent / "encoder" / "state.pt"
     trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed, start)
-    save_component(recipe.checkpoint, "encoder", trained.whisper)
+    save_component(recipe.checkpoint, "recogniser", trained.whisper)
 
 
 def pace(recipe: Recipe) -> None:
     """Trains the adaptor to speak in the LLM's own embeddings, before stage 1."""
-    model = _assemble(recipe, encoder="encoder", llm="text_llm")
+    model = _assemble(recipe, encoder="recogniser", llm="text_llm")
     train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
 
 
+def tune(recipe: Recipe) -> None:
+    """Goes on with adaptor and encoder together; from here on the encoder is frozen."""
+    model = _assemble(recipe, encoder="recogniser", llm="text_llm", adaptor="paced_adaptor")
+    train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
+    save_component(recipe.checkpoint, "tuned_adaptor", model.adaptor)
+
+
 def align(recipe: Recipe) -> None:
     """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
-    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="paced_adaptor")
+    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="tuned_adaptor")
     train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "adaptor", model.adaptor)
     save_component(recipe.checkpoint, "llm", model.llm)
@@ -115,6 +123,7 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "encoder": encoder,
     "drill": drill,
     "pace": pace,
+    "tune": tune,
     "align": align,
     "speak": speak,
     "talker": talker,

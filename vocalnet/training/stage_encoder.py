@@ -44,7 +44,7 @@ IGNORED = -100
 WEIGHTS = {"tokens": 0.5, "letters": 0.5, "phones": 0.5}  # of the three losses
 
 
-def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
+def spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
     """Zeroes two bands of up to 12 bins and two stretches of up to 12 frames in each (n_mels, T_a) of the batch."""
     B, n_mels, T_a = mel.shape
     mel = mel.clone()
@@ -139,7 +139,7 @@ def train_encoder(
         rng = np.random.default_rng([seed, step])
         clips, warps = zip(*(augment(read_clip(paths[i]), rng) for i in index), strict=True)
         mel, lengths = mel_batch(clips, config.n_mels, recogniser.encoder.max_frames)
-        mel = _spec_augment(mel, generator)
+        mel = spec_augment(mel, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
             tokens, letters, phones = recogniser(mel, lengths)
         frames = (lengths + 1) // CONV_STRIDE
