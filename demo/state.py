@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,17 +21,14 @@ class App:
     Attributes:
         name: what the user asked for: "nano", a folder or a hub id.
         model: the loaded model; `model.decoders[0]` is the decoder it was loaded with, none where it only writes.
-        load_decoder: loads the same checkpoint with another decoder.
         load_s: seconds from the call of load to a model in memory.
         warmup_s: seconds of the first answer, which also pays for allocations and kernel selection.
     """
 
     name: str
     model: Any
-    load_decoder: Callable[[str], Any]
     load_s: float
     warmup_s: float = 0.0
-    _models: dict[str, Any] = field(default_factory=dict, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -45,12 +41,7 @@ class App:
         start = time.perf_counter()
         model = vocalnet.load(name, device=device, dtype=dtype)
         load_s = time.perf_counter() - start
-        app = cls(
-            name=name,
-            model=model,
-            load_decoder=lambda decoder: vocalnet.load(name, decoder=decoder, device=device, dtype=dtype),
-            load_s=load_s,
-        )
+        app = cls(name=name, model=model, load_s=load_s)
         app.warm_up()
         log.info("%s on %s: loaded in %.1f s, warmed up in %.1f s", name, model.device, app.load_s, app.warmup_s)
         return app
@@ -67,13 +58,9 @@ class App:
         return bool(self.model.decoders)
 
     def model_for(self, decoder: str) -> Any:
-        """Returns the model with this decoder, loaded when it is first asked for."""
-        if decoder == self.model.decoders[0]:
-            return self.model
+        """Returns the model with this decoder, which is read when it is first asked for; the rest is shared."""
         with self._lock:
-            if decoder not in self._models:
-                self._models[decoder] = self.load_decoder(decoder)
-            return self._models[decoder]
+            return self.model.with_decoder(decoder)
 
     def health(self) -> dict[str, Any]:
         """Returns the JSON of GET /health; times in seconds."""

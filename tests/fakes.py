@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -42,6 +43,14 @@ class FakeModel:
         self.n_opened = 0
         self.n_closed = 0
         self.requests: list[dict[str, Any]] = []
+
+    def with_decoder(self, name: str) -> FakeModel:
+        """Returns this model with another decoder first; both note requests in one list."""
+        if name == self.decoders[0]:
+            return self
+        other = copy.copy(self)
+        other.decoders = (name, *(known for known in self.decoders if known != name))
+        return other
 
     def respond(self, **request: Any) -> Result:
         """Returns the result that ends `stream`."""

@@ -25,7 +25,7 @@ class Served:
 def serve_fake() -> Iterator[Served]:
     """Runs the page until the block ends."""
     model = FakeModel()
-    app = App("fake", model, load_decoder=lambda decoder: FakeModel(), load_s=1.5)
+    app = App("fake", model, load_s=1.5)
     app.warm_up()
     blocks = build(app)
     yield Served(launch(blocks, app), model)

@@ -1,19 +1,34 @@
 """Checkpoint folders: round trip, strict keys, clear sentences."""
 
 import json
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 import vocalnet
-from vocalnet.checkpoint import components, describe, load
+from vocalnet.checkpoint import components, describe, load, save_decoder
+from vocalnet.decoder.talker import Talker
+
+OPTIONS = vocalnet.DecodeOptions(tokens_per_step=1, max_tokens=9, min_tokens=9)
 
 
 @pytest.fixture
 def folder(tiny_model, tmp_path):
     tiny_model.save_pretrained(tmp_path / "model")
     return tmp_path / "model"
+
+
+@pytest.fixture
+def varied(tiny_model, folder):
+    """The folder with two further decoders, and their talkers as they were saved."""
+    own = tiny_model.parts.talker
+    talkers = {}
+    for name, changes in {"ntp": {"head": "ntp"}, "group_linear_3": {"head": "group_linear", "group_size": 3}}.items():
+        talkers[name] = Talker(replace(own, **changes)).half().float().eval()
+        save_decoder(folder, name, talkers[name], own, torch.float16)
+    return folder, talkers
 
 
 def test_save_and_load_give_the_same_answer(tiny_model, folder, question):
@@ -67,3 +82,69 @@ def test_describe_counts_what_is_there(tiny_model, folder):
     assert found["missing"] == []
     assert found["components"]["adaptor"]["parameters"] == sum(p.numel() for p in tiny_model.adaptor.parameters())
     assert found["sample_rate_hz"] == 16000
+
+
+def test_a_decoder_is_chosen_by_name(tiny_model, varied, question):
+    folder, talkers = varied
+    assert json.loads((folder / "heads" / "ntp.json").read_text()) == {"head": "ntp"}
+    assert load(folder).decoders == ["mtp_vocalnet", "group_linear_3", "ntp"]
+    for name, talker in talkers.items():
+        loaded = load(folder, decoder=name)
+        assert loaded.decoders[0] == name
+        assert loaded.max_tokens_per_step == talker.head.n_heads
+        assert asdict(loaded.talker.config) == asdict(talker.config)
+        assert all(torch.equal(a, b) for a, b in zip(loaded.talker.parameters(), talker.parameters(), strict=True))
+        switched = load(folder).with_decoder(name)
+        options = replace(OPTIONS, tokens_per_step=talker.head.stride)
+        want, got = (m.respond(audio=question, options=options) for m in (loaded, switched))
+        assert got.speech_tokens == want.speech_tokens
+        assert got.speech_tokens
+
+
+def test_decoders_of_one_model_share_all_else(varied, question):
+    model = load(varied[0], dtype="bfloat16")
+    own = model.talker
+    ntp = model.with_decoder("ntp")
+    assert (model.decoders[0], ntp.decoders[0]) == ("mtp_vocalnet", "ntp")
+    assert model.talker is own is ntp.with_decoder("mtp_vocalnet").talker
+    assert ntp.talker is model.with_decoder("ntp").talker, "read twice"
+    assert ntp.talker.embedding.weight.dtype == torch.bfloat16
+    for name in ("encoder", "adaptor", "llm", "vocoder", "speech_tokenizer"):
+        assert getattr(ntp, name) is getattr(model, name)
+    assert model.with_decoder("mtp_vocalnet") is model
+    assert ntp.parts.talker.head == "ntp"
+    with pytest.raises(ValueError, match=r"no decoder 'nt'\. Available: ntp, mtp_vocalnet, group_linear_3\."):
+        ntp.with_decoder("nt")
+
+
+def test_all_decoders_are_saved_the_loaded_one_first(varied):
+    folder, talkers = varied
+    again = folder.parent / "again"
+    load(folder, decoder="group_linear_3").save_pretrained(again)
+    loaded = load(again)
+    assert loaded.decoders == ["group_linear_3", "mtp_vocalnet", "ntp"]
+    for name, talker in (*talkers.items(), ("mtp_vocalnet", load(folder).talker)):
+        found = loaded.with_decoder(name).talker
+        assert asdict(found.config) == asdict(talker.config)
+        assert all(torch.equal(a, b) for a, b in zip(found.parameters(), talker.parameters(), strict=True))
+
+
+def test_a_checkpoint_without_a_talker_has_no_decoder(tiny_model):
+    assert vocalnet.VocalNet(replace(tiny_model.parts, talker=None)).decoders == []
+
+
+def test_decoders_are_described_and_their_faults_named(varied):
+    folder = varied[0]
+    found = describe(folder)
+    assert found["decoders"] == ["mtp_vocalnet", "group_linear_3", "ntp"]
+    assert found["components"]["heads/ntp"]["parameters"] < found["components"]["talker"]["parameters"]
+    (folder / "heads" / "ntp.safetensors").unlink()
+    assert [line.split(":")[0] for line in describe(folder)["missing"]] == ["heads/ntp.safetensors"]
+    with pytest.raises(ValueError, match=r"no ntp\.safetensors"):
+        load(folder).with_decoder("ntp")
+    (folder / "heads" / "group_linear_3.json").write_text('{"head": "group_linear", "grup_size": 3}')
+    with pytest.raises(ValueError, match="did you mean 'group_size'"):
+        load(folder, decoder="group_linear_3")
+    (folder / "heads" / "ntp.json").rename(folder / "heads" / "mtp_vocalnet.json")
+    with pytest.raises(ValueError, match=r"two decoders 'mtp_vocalnet'\. Rename"):
+        load(folder)

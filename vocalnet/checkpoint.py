@@ -4,16 +4,19 @@ Ours hold one safetensors file per component beside config.json and the tokenize
 
 config.json                       VocalNetConfig
 encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors
+heads/NAME.safetensors            further decoders (optional): a whole talker each, for the same LLM and vocoder
+heads/NAME.json                   what NAME changes in config.json's talker
 tokenizer.json, ...               of the LLM
 card.json                         name, licence and provenance (optional)
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +27,19 @@ from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
 from vocalnet import released, shards
-from vocalnet.config import VocalNetConfig, from_dict
+from vocalnet.config import TalkerConfig, VocalNetConfig, from_dict
 from vocalnet.decoder.keys import check_keys
 from vocalnet.decoder.load import released_config
 from vocalnet.decoder.talker import Talker
 from vocalnet.files import atomic_path, write_json
-from vocalnet.model import VocalNet, Vocoder
+from vocalnet.model import Shelf, VocalNet, Vocoder, check_decoder
 from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.official import load_official
 from vocalnet.vocoder.token2wav import Token2Wav, load_token2wav
 from vocalnet.vocoder.weights import load_weights
 
 NANO = Path(__file__).parent / "nano"
+HEADS_FOLDER = "heads"
 HOW_TO_NAME = 'Name a checkpoint folder, a hub id such as "VocalNet/VocalNet-1B", or "nano".'
 HOW_TO_GIVE_VOCODER = (
     "Give a folder with CosyVoice2-0.5B's flow.pt and hift.pt: load(..., vocoder=PATH), or --vocoder PATH."
@@ -91,12 +95,63 @@ def load_component(folder: Path, name: str, module: nn.Module) -> None:
     module.load_state_dict(weights, strict=False)
 
 
+def save_decoder(folder: Path, name: str, talker: Talker, default: TalkerConfig, dtype: torch.dtype) -> None:
+    """Writes a further decoder of a checkpoint folder whose own talker has the config `default`."""
+    save_component(folder / HEADS_FOLDER, name, talker, dtype)
+    values, own = asdict(talker.config), asdict(default)
+    write_json(
+        folder / HEADS_FOLDER / f"{name}.json", {key: value for key, value in values.items() if value != own[key]}
+    )
+
+
+def decoder_names(folder: Path, config: VocalNetConfig) -> list[str]:
+    """Returns the decoders of a folder in our layout, its own first; none where it only writes.
+
+    Raises:
+        ValueError: a further decoder is called as the folder's own.
+    """
+    own = config.decoder_name
+    further = sorted(path.stem for path in (folder / HEADS_FOLDER).glob("*.json"))
+    if own in further:
+        raise ValueError(f"{folder} has two decoders {own!r}. Rename {own}.json and {own}.safetensors in heads/.")
+    return [] if own is None else [own, *further]
+
+
+def talker_config(folder: Path, config: VocalNetConfig, name: str) -> TalkerConfig:
+    """Returns the config of a decoder, one of `decoder_names`, of a folder in our layout."""
+    assert config.talker is not None
+    if name == config.decoder_name:
+        return config.talker
+    path = folder / HEADS_FOLDER / f"{name}.json"
+    return from_dict(TalkerConfig, asdict(config.talker) | json.loads(path.read_text()), str(path))
+
+
+def load_decoder(folder: Path, config: VocalNetConfig, name: str, talker: Talker) -> None:
+    """Fills a talker of `talker_config` from its file.
+
+    Raises:
+        ValueError: the file is missing, or its keys do not fit.
+    """
+    is_own = name == config.decoder_name
+    load_component(*((folder, "talker") if is_own else (folder / HEADS_FOLDER, name)), talker)
+
+
+def read_talker(folder: Path, config: VocalNetConfig, name: str) -> Talker:
+    """Returns a decoder of a folder in our layout, on the CPU in float32, ready to speak; arguments as above."""
+    talker = Talker(talker_config(folder, config, name))
+    load_decoder(folder, config, name, talker)
+    return talker.eval().requires_grad_(False)
+
+
 def save(model: VocalNet, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a whole checkpoint folder."""
+    """Writes a whole checkpoint folder; the loaded decoder becomes its own, the others its further ones."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in components(model):
         save_component(folder, name, module, dtype)
+    for name in model.decoders[1:]:
+        assert model.talker is not None
+        save_decoder(folder, name, model.shelf.take(name), model.talker.config, dtype)
     write_json(folder / "config.json", model.parts.to_dict())
     model.tokenizer.save_pretrained(folder)
     if model.card:
@@ -152,7 +207,7 @@ def load(
         vocoder: folder or hub id of a CosyVoice 2 vocoder; None: the checkpoint's own. Published ones have none, and
             write only, without it.
         vocoder_backend: "native", or "official" for a CosyVoice checkout on the Python path.
-        decoder: head to use; None: the checkpoint's own.
+        decoder: name of one of the checkpoint's decoders; None: its own. `with_decoder` gives the others.
         device: None: a GPU if there is one, else the CPU.
         dtype: None: float32 on the CPU; on a GPU the published checkpoint's own, bfloat16 for ours.
         base_llm: LLM of a published LoRA folder, a folder or a hub id; None: the one that its adapter names.
@@ -173,14 +228,15 @@ def load(
         raise ValueError(f"vocoder_backend={vocoder_backend!r} needs a vocoder. {HOW_TO_GIVE_VOCODER}")
     if values["model_type"] in released.KINDS:
         plan = released.plan(folder, values, encoder, base_llm)
-        _check_decoder(path, plan.config, decoder)
+        if decoder is not None:
+            own = plan.config.decoder_name
+            check_decoder(str(path), [own] if own else [], decoder)
         model = released.build(plan, device, dtype)
     else:
         if encoder is not None or base_llm is not None:
             raise ValueError(f"{path} holds its own encoder and LLM. Leave encoder and base_llm out.")
         config = from_dict(VocalNetConfig, values, str(folder / "config.json"))
-        _check_decoder(path, config, decoder)
-        model = _load_own(folder, config if given is None else dataclasses.replace(config, flow=None, hift=None))
+        model = _load_own(folder, config if given is None else replace(config, flow=None, hift=None), decoder)
         nn.Module.to(model, device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
     if given is not None:
         _attach(model, given)
@@ -193,20 +249,23 @@ def load(
     return model
 
 
-def _check_decoder(path: str | Path, config: VocalNetConfig, decoder: str | None) -> None:
-    own = config.talker.head if config.talker else None
-    if decoder is not None and decoder != own:
-        raise ValueError(f"{path} has no decoder {decoder!r}. Available: {own or 'none (it only writes text)'}.")
-
-
-def _load_own(folder: Path, config: VocalNetConfig) -> VocalNet:
-    """Loads a folder in our layout, on the CPU in float32."""
+def _load_own(folder: Path, config: VocalNetConfig, decoder: str | None) -> VocalNet:
+    """Loads a folder in our layout with one of its decoders, on the CPU in float32."""
+    names = decoder_names(folder, config)
+    name = decoder or config.decoder_name
+    if name is not None:
+        check_decoder(str(folder), names, name)
+    chosen = replace(config, talker=talker_config(folder, config, name), decoder=name) if name else config
     llm_config = AutoConfig.for_model(config.llm["model_type"])  # else the tokenizer would ask config.json for it
-    model = VocalNet(config, AutoTokenizer.from_pretrained(folder, config=llm_config))
-    for name, module in components(model):
-        load_component(folder, name, module)
+    model = VocalNet(chosen, AutoTokenizer.from_pretrained(folder, config=llm_config))
+    for component, module in components(model):
+        if name is not None and isinstance(module, Talker):
+            load_decoder(folder, config, name, module)
+        else:
+            load_component(folder, component, module)
     if isinstance(model.vocoder, Token2Wav):
         model.vocoder.hift.fuse_weight_norm()
+    model.shelf = Shelf(names, partial(read_talker, folder, config))
     return model
 
 
@@ -222,7 +281,7 @@ def _attach(model: VocalNet, vocoder: Vocoder) -> None:
     """Gives a model a vocoder from elsewhere; a native one is saved with the model."""
     model.vocoder = vocoder
     if isinstance(vocoder, Token2Wav):
-        model.parts = dataclasses.replace(model.parts, flow=vocoder.flow_config, hift=vocoder.hift_config)
+        model.parts = replace(model.parts, flow=vocoder.flow_config, hift=vocoder.hift_config)
 
 
 def named_dtype(name: str) -> torch.dtype:
@@ -250,14 +309,16 @@ def describe(path: str | Path) -> dict[str, Any]:
 
 def _describe_own(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     config = from_dict(VocalNetConfig, values, str(folder / "config.json"))
+    names = decoder_names(folder, config)
     with torch.device("meta"):
         model = VocalNet(config)
+        further = {f"{HEADS_FOLDER}/{name}": Talker(talker_config(folder, config, name)) for name in names[1:]}
     found: dict[str, dict[str, Any]] = {}
     missing: list[str] = []
-    for name, module in components(model):
+    for name, module in (*components(model), *further.items()):
         file = folder / f"{name}.safetensors"
         if not file.is_file():
-            missing.append(f"{file.name}: download the checkpoint again, or train it (make nano)")
+            missing.append(f"{name}.safetensors: download the checkpoint again, or train it (make nano)")
             continue
         with safe_open(file, framework="pt") as handle:
             dtypes = sorted({str(handle.get_slice(key).get_dtype()) for key in handle.keys()})  # noqa: SIM118
@@ -266,7 +327,8 @@ def _describe_own(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     return {
         "layout": "vocalnet (one safetensors file per component)",
         "family": config.family,
-        "decoder": config.talker.head if config.talker else None,
+        "decoder": config.decoder_name,
+        "decoders": names,
         "max_tokens_per_step": model.max_tokens_per_step,
         "sample_rate_hz": model.sample_rate_hz,
         "components": found,
@@ -277,7 +339,7 @@ def _describe_own(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
 def _describe_released(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
     kind, own = released.KINDS[values["model_type"]], released.own_source(folder, values)
     here = [path for path in own.files if path.is_file()]
-    weights = dataclasses.replace(own, files=here).layout()
+    weights = replace(own, files=here).layout()
     by_component: dict[str, list[torch.Tensor]] = {}
     for key, tensor in weights.items():
         by_component.setdefault(key.split(".")[0], []).append(tensor)
@@ -291,6 +353,7 @@ def _describe_released(folder: Path, values: dict[str, Any]) -> dict[str, Any]:
         "layout": f"published ({values['model_type']}, {what})",
         "family": kind.family,
         "decoder": talker.config.head if talker else None,
+        "decoders": [talker.config.head] if talker else [],
         "max_tokens_per_step": talker.head.n_heads if talker else 0,
         "sample_rate_hz": 0,
         "components": {name: _summary(tensors) for name, tensors in by_component.items()},

@@ -187,11 +187,17 @@ class VocalNetConfig:
         default_factory=dict
     )  # a transformers config as a dict; "model_type" picks the architecture
     talker: TalkerConfig | None = field(default_factory=TalkerConfig)  # None: a speech-to-text checkpoint
+    decoder: str | None = None  # what the talker is called beside a checkpoint's further decoders; None: as its head
     flow: FlowConfig | None = field(default_factory=FlowConfig)
     hift: HiftConfig | None = field(default_factory=HiftConfig)
     speech_tokenizer: SpeechTokenizerConfig | None = None
     max_audio_s: float = 300.0
     max_text_tokens: int = 512
+
+    @property
+    def decoder_name(self) -> str | None:
+        """What the talker is called; None without one."""
+        return None if self.talker is None else self.decoder or self.talker.head
 
     @classmethod
     def from_file(cls, path: str | Path) -> VocalNetConfig:

@@ -5,7 +5,9 @@ No generation loop and no state here: those live in session.py. Letters as in co
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import copy
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +35,33 @@ if TYPE_CHECKING:
     from vocalnet.session import Session
 
 Vocoder = Token2Wav | OfficialVocoder
+
+
+class Shelf:
+    """The talkers of one checkpoint by name; each is read when it is first asked for, and once."""
+
+    def __init__(self, names: Sequence[str] = (), read: Callable[[str], Talker] | None = None) -> None:
+        """Takes all names, and what reads a talker by its name; without one, talkers are `put`."""
+        self.names = list(names)
+        self._read = read
+        self._talkers: dict[str, Talker] = {}
+
+    def put(self, name: str, talker: Talker) -> None:
+        """Keeps a talker that is there already."""
+        self._talkers[name] = talker
+
+    def take(self, name: str) -> Talker:
+        """Returns a talker, read now if it was not yet."""
+        if name not in self._talkers:
+            assert self._read is not None
+            self._talkers[name] = self._read(name)
+        return self._talkers[name]
+
+
+def check_decoder(where: str, names: Sequence[str], name: str) -> None:
+    """Raises ValueError unless a checkpoint has a decoder of that name; the message lists those that it has."""
+    if name not in names:
+        raise ValueError(f"{where} has no decoder {name!r}. Available: {', '.join(names) or 'none (it only writes)'}.")
 
 
 class VocalNetHubConfig(PretrainedConfig):
@@ -72,6 +101,7 @@ class VocalNet(PreTrainedModel):
         if parts.flow is not None and parts.hift is not None:
             self.vocoder = Token2Wav(parts.flow, parts.hift)
         self.speech_tokenizer = None if parts.speech_tokenizer is None else SpeechTokenizer(parts.speech_tokenizer)
+        self.shelf = Shelf()  # of the checkpoint's decoders; `load` fills it
         self.load_s = 0.0  # how long `load` took, for reports
         self.card: dict[str, Any] = {}  # name, licence and provenance of the weights, for reports
 
@@ -83,8 +113,28 @@ class VocalNet(PreTrainedModel):
 
     @property
     def decoders(self) -> list[str]:
-        """Heads that can be chosen; the first is the loaded one."""
-        return [] if self.parts.talker is None else [self.parts.talker.head]
+        """Decoders that can be chosen; the first is the loaded one."""
+        loaded = self.parts.decoder_name
+        return [] if loaded is None else [loaded, *(name for name in self.shelf.names if name != loaded)]
+
+    def with_decoder(self, name: str) -> VocalNet:
+        """Returns this model with another decoder of its checkpoint; all else is shared, nothing is loaded twice.
+
+        Raises:
+            ValueError: the checkpoint has no such decoder.
+        """
+        check_decoder("This checkpoint", self.decoders, name)
+        loaded = self.decoders[0]
+        if name == loaded:
+            return self
+        assert self.talker is not None
+        self.shelf.put(loaded, self.talker)
+        talker = self.shelf.take(name).to(self.talker.embedding.weight)
+        model = copy.copy(self)
+        model._modules = dict(self._modules)  # the copy's own table of the same modules
+        model.talker = talker
+        model.parts = replace(self.parts, talker=talker.config, decoder=name)
+        return model
 
     @property
     def policies(self) -> list[str]:

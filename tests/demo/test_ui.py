@@ -21,7 +21,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def app():
-    return App("fake", FakeModel(), load_decoder=lambda decoder: FakeModel(), load_s=0.1)
+    return App("fake", FakeModel(), load_s=0.1)
 
 
 def test_a_valid_link_is_followed():
@@ -57,12 +57,12 @@ def test_a_model_that_is_not_there_is_one_sentence():
     assert "Traceback" not in done.stderr
 
 
-def test_other_decoders_are_loaded_once():
-    loaded = []
-    shared = App("fake", FakeModel(), load_decoder=lambda name: loaded.append(name) or FakeModel(), load_s=0.1)
+def test_another_decoder_is_of_the_same_model():
+    shared = app()
     assert shared.model_for("mtp_vocalnet") is shared.model
-    assert shared.model_for("ntp") is shared.model_for("ntp")
-    assert loaded == ["ntp"]
+    assert shared.model_for("ntp").decoders == ("ntp", "mtp_vocalnet")
+    shared.model_for("ntp").respond(audio=str(EXAMPLES[0].path))
+    assert len(shared.model.requests) == 1
 
 
 def test_examples_are_clean_clips():
