@@ -1,6 +1,8 @@
 """Sessions: one loop for streaming and offline, no shared state, clear refusals."""
 
 import itertools
+import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -22,6 +24,7 @@ def test_the_result_folds_the_stream(tiny_model, question, options):
     assert isinstance(events[-2], Timings)
     assert result.text == "".join(e.text for e in events if isinstance(e, TextDelta))
     assert result.speech_tokens == [t for e in events if isinstance(e, SpeechTokens) for t in e.tokens]
+    assert result.stats == [stat for e in events if isinstance(e, SpeechTokens) for stat in e.stats]
     audio = np.concatenate([e.samples for e in events if isinstance(e, AudioChunk)])
     assert np.array_equal(result.audio, audio)
     assert len(audio) == len(result.speech_tokens) * 640  # 25 tokens a second at 16 kHz
@@ -32,6 +35,23 @@ def test_the_result_folds_the_stream(tiny_model, question, options):
 def test_streaming_sounds_before_the_last_tokens_come(tiny_model, question):
     kinds = [type(e) for e in tiny_model.stream(audio=question, options=SHORT_STREAM)]
     assert kinds.index(AudioChunk) < len(kinds) - 1 - kinds[::-1].index(SpeechTokens)
+
+
+@pytest.mark.parametrize("options", [SHORT, SHORT_STREAM], ids=["full", "streaming"])
+def test_events_name_the_candidates_of_every_pick(tiny_model, question, options):
+    events = list(tiny_model.stream(audio=question, options=replace(options, n_candidates=99)))
+    spoken = [event for event in events if isinstance(event, SpeechTokens)]
+    assert spoken
+    for event in spoken:
+        assert len(event.candidates) == len(event.stats)
+        for named, stat in zip(event.candidates, event.stats, strict=True):
+            probs = [prob for _, prob in named]
+            assert len(named) == tiny_model.talker.config.vocab_size  # there are no more
+            assert probs == sorted(probs, reverse=True)
+            assert probs[0] == pytest.approx(stat.max_prob, rel=1e-5)
+    first = spoken[0]
+    assert dict(first.candidates[0])[first.tokens[0]] == pytest.approx(math.exp(first.stats[0].logprob), rel=1e-5)
+    assert tiny_model.respond(audio=question, options=options).speech_tokens == events[-1].result.speech_tokens
 
 
 def test_two_interleaved_sessions_equal_two_single_ones(tiny_model, question):

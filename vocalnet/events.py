@@ -55,11 +55,16 @@ def acceptance(stats: Sequence[TokenStat]) -> Acceptance:
 
 @dataclass(frozen=True, slots=True)
 class SpeechTokens:
-    """Speech tokens of one push or step; `stats` has one entry per token proposed and by now kept or not."""
+    """Speech tokens of one push or step; `stats` has one entry per token proposed and by now kept or not.
+
+    `candidates`, where `DecodeOptions.n_candidates` asks for them: (token, probability) of the most likely tokens where
+    each entry of `stats` was picked, the most likely first, from the raw logits.
+    """
 
     tokens: list[int]
     stats: list[TokenStat]
     t_s: float
+    candidates: list[list[tuple[int, float]]] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

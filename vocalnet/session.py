@@ -258,13 +258,14 @@ class _Speaker:
         units = self.talker.config.n_units
         pushed = run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
         tokens = [token for token in pushed if token < units]  # the published streaming code returns end tokens too
+        candidates = session.candidates(self.options.n_candidates)
         stats = session.take_picks()
         run.speech_tokens += tokens
         run.stats += stats
-        if tokens:
-            yield SpeechTokens(tokens, stats, run.now())
-            if self._wave is not None:
-                yield from self._sound(tokens, last=False)
+        if tokens or stats:  # a push may say nothing but the end
+            yield SpeechTokens(tokens, stats, run.now(), candidates)
+        if tokens and self._wave is not None:
+            yield from self._sound(tokens, last=False)
 
     def _sound(self, tokens: list[int], last: bool) -> Iterator[Event]:
         """Pushes tokens through the streaming vocoder; yields the samples that are ready."""

@@ -137,6 +137,7 @@ class DecodeOptions:
         top_n: of the policy `top_n`.
         tau: of the policy `confidence`.
         repetition_aware: draw again what repeats, None for never; needs a temperature.
+        n_candidates: how many of the most likely tokens the events name for every pick.
     """
 
     tokens_per_step: int = 3
@@ -155,12 +156,15 @@ class DecodeOptions:
     top_n: int = 5
     tau: float = 0.5
     repetition_aware: RepetitionAware | None = None
+    n_candidates: int = 0
 
     def __post_init__(self) -> None:
         _check_choice("mask", self.mask, ("full", "streaming"))
         _check_choice("count", self.count, ("own", "released"))
         if self.tokens_per_step < 1:
             raise ValueError("tokens_per_step must be at least 1")
+        if self.n_candidates < 0:
+            raise ValueError("n_candidates must be 0 (none) or positive")
         if self.temperature < 0:
             raise ValueError("temperature must be 0 (greedy) or positive")
         for name in ("top_k", "max_tokens"):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vocalnet.decoder.options import DecodeOptions
-from vocalnet.decoder.sampling import measure
+from vocalnet.decoder.sampling import likeliest, measure
 from vocalnet.decoder.stream import Stream
 from vocalnet.events import TokenStat
 from vocalnet.masks import first_speech_row
@@ -53,6 +53,10 @@ class Spoken:
         kept = [row for row, (*_, is_kept) in zip(self._logits, self._proposals, strict=True) if is_kept]
         return torch.stack(kept) if kept else torch.empty(0, 0)
 
+    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
+        """Returns the n most likely tokens where each token was proposed that `take_picks` will tell of."""
+        return likeliest(torch.stack(self._logits), n) if self._logits and n else []
+
     def take_picks(self) -> list[TokenStat]:
         """Returns what the heads believed of each token proposed since the last call, and lets go of the logits."""
         if not self._proposals:
@@ -73,6 +77,9 @@ class TalkerSession(Protocol):
 
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
         """Takes new LLM states (1, n, D), or None for no new text; returns the new speech tokens (n_tokens,)."""
+
+    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
+        """Returns the n most likely tokens where each token was proposed that `take_picks` will tell of."""
 
     def take_picks(self) -> list[TokenStat]:
         """Returns what the heads believed of each token proposed since the last call of this method."""
@@ -113,6 +120,10 @@ class BatchSession:
             end = min(end, self._n_rows_ready())  # what a step proposed beyond waits for its chunk
         self._n_returned = end
         return torch.tensor(spoken.tokens[start:end], dtype=torch.long)
+
+    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
+        """Returns the n most likely tokens of every pick that `take_picks` will tell of."""
+        return self.samples[0].candidates(n)
 
     def take_picks(self) -> list[TokenStat]:
         """Returns the statistics since the last call of this method."""
@@ -174,6 +185,10 @@ class ReleasedSession:
             self.spoken.is_done = False  # an earlier call's end token does not end the answer
             self.spoken.take(said, picks.logits[0], config.eos_id)
         return torch.tensor(called, dtype=torch.long)
+
+    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
+        """Returns the n most likely tokens of every pick that `take_picks` will tell of."""
+        return self.spoken.candidates(n)
 
     def take_picks(self) -> list[TokenStat]:
         """Returns the statistics since the last call of this method."""
