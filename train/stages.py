@@ -18,7 +18,7 @@ from vocalnet.training.corpus import build_corpus, build_drills
 from vocalnet.training.stage_align import train_alignment
 from vocalnet.training.stage_encoder import train_encoder
 from vocalnet.training.stage_flow import train_flow
-from vocalnet.training.stage_pace import train_pace
+from vocalnet.training.stage_pace import TokenReader, train_pace
 from vocalnet.training.stage_talker import train_talker
 from vocalnet.training.stage_text import train_text
 from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
@@ -65,35 +65,39 @@ def text(recipe: Recipe) -> None:
 def encoder(recipe: Recipe) -> None:
     """Trains the encoder as a recogniser of the LLM's tokens."""
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
-    train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
-
-
-def drill(recipe: Recipe) -> None:
-    """Goes on with the recogniser, on lists of the domain's words as well."""
-    bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
-    start = recipe.folder.parent / "encoder" / "state.pt"
-    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed, start)
+    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "recogniser", trained.whisper)
 
 
 def pace(recipe: Recipe) -> None:
-    """Trains the adaptor to speak in the LLM's own embeddings, before stage 1."""
+    """Trains the adaptor to speak in the LLM's own embeddings, on the recogniser as it is."""
     model = _assemble(recipe, encoder="recogniser", llm="text_llm")
     train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
 
 
-def tune(recipe: Recipe) -> None:
-    """Goes on with adaptor and encoder together; from here on the encoder is frozen."""
-    model = _assemble(recipe, encoder="recogniser", llm="text_llm", adaptor="paced_adaptor")
-    train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
-    save_component(recipe.checkpoint, "tuned_adaptor", model.adaptor)
+def drill(recipe: Recipe) -> None:
+    """Goes on with recogniser and adaptor together, on lists of the domain's words as well."""
+    model = _assemble(recipe, llm="text_llm", adaptor="paced_adaptor")
+    start = recipe.folder.parent / "encoder" / "state.pt"
+    trained = train_encoder(
+        recipe.data,
+        recipe.folder,
+        recipe.model.encoder,
+        model.tokenizer,
+        recipe.config,
+        recipe.seed,
+        start,
+        model.adaptor,
+        TokenReader(model),
+    )
+    save_component(recipe.checkpoint, "encoder", trained.whisper)
+    save_component(recipe.checkpoint, "drilled_adaptor", model.adaptor)
 
 
 def align(recipe: Recipe) -> None:
     """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
-    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="tuned_adaptor")
+    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="drilled_adaptor")
     train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "adaptor", model.adaptor)
     save_component(recipe.checkpoint, "llm", model.llm)
@@ -121,9 +125,8 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "flow": flow,
     "text": text,
     "encoder": encoder,
-    "drill": drill,
     "pace": pace,
-    "tune": tune,
+    "drill": drill,
     "align": align,
     "speak": speak,
     "talker": talker,

@@ -21,7 +21,7 @@ def train_flow(
     """Returns the flow, trained on the answers' tokens (`data/units`) and mels; half of the steps see chunks only.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "bf16".
+        options: "loop" (LoopConfig), "batch_size", "bf16", "prior" (weight, see `flow_matching_loss`).
     """
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
@@ -36,7 +36,10 @@ def train_flow(
         mel, _ = pad([answers.mel[i][: ratio * len(units[i])] for i in index])
         chunk = config.chunk_size if torch.rand((), generator=generator) < 0.5 else None
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            return {"total": flow_matching_loss(flow, tokens, lengths, mel.transpose(1, 2), generator, chunk)}
+            loss = flow_matching_loss(
+                flow, tokens, lengths, mel.transpose(1, 2), generator, chunk, prior=options["prior"]
+            )
+        return {"total": loss}
 
     train({"flow": flow}, losses, loop, folder, seed)
     return flow

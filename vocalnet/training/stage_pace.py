@@ -12,7 +12,7 @@ from typing import Any
 import jiwer
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vocalnet.encoder import CONV_STRIDE
 from vocalnet.llm import embeddings
@@ -20,7 +20,7 @@ from vocalnet.model import VocalNet
 from vocalnet.training.augment import augment
 from vocalnet.training.data import clip_lengths, has_transcript, mel_batch, pad, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
-from vocalnet.training.stage_encoder import ctc_loss, spec_augment, text_tokens
+from vocalnet.training.stage_encoder import ctc_loss, text_tokens
 from vocalnet.training.stage_text import pause_id
 
 SHARPNESS = 10.0  # log odds of a token at its own embedding against one at the mean distance
@@ -64,45 +64,40 @@ class TokenReader:
         return str(self.tokenizer.decode(best[best != self.pause], skip_special_tokens=True))
 
 
-def encode_clips(model: VocalNet, clips: Sequence[np.ndarray], mask: torch.Generator | None = None) -> list[Tensor]:
-    """Returns the encoder's states (T_e, D_e) of clips that fit into one window; `mask`: with SpecAugment, drawn so."""
-    mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
-    states = model.encoder(mel if mask is None else spec_augment(mel, mask), lengths)
+def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
+    """Returns the frozen encoder's states (T_e, D_e) of clips that fit into one window."""
+    with torch.no_grad():
+        mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
+        states = model.encoder(mel, lengths)
     return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
 
 
 def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
-    """Trains the adaptor of `model` in place; its LLM only lends its embeddings.
+    """Trains the adaptor of `model` in place, on its frozen encoder; its LLM only lends its embeddings.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "bf16", "lists" of clips to train on, "tune_encoder": whether the
-            encoder learns with the adaptor or stays frozen, "n_dev" clips for the error rate, "eval_every".
+        options: "loop" (LoopConfig), "batch_size", "bf16", "n_dev" clips for the error rate, "eval_every".
     """
-    entries = [e for name in options["lists"] for e in read_list(data, name) if has_transcript(e)]
+    entries = [e for e in read_list(data, "train") if has_transcript(e)]
     paths = [data / e["speech"] for e in entries]
     dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]
     dev_clips = [read_clip(data / e["speech"]) for e in dev]
     torch.manual_seed(seed)
     model.requires_grad_(False)
-    trained: dict[str, nn.Module] = {"adaptor": model.adaptor}
-    if options["tune_encoder"]:
-        trained["encoder"] = model.encoder
-    for module in trained.values():
-        module.requires_grad_(True)
-    model.encoder.whisper.embed_positions.requires_grad_(False)  # sinusoids, as in Whisper
+    model.adaptor.requires_grad_(True)
     reader = TokenReader(model)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
 
-    def adapted(clips: Sequence[np.ndarray], mask: torch.Generator | None = None) -> list[Tensor]:
+    def adapted(clips: Sequence[np.ndarray]) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            states = encode_clips(model, clips, mask)
+            states = encode_clips(model, clips)
         return [model.adapt(row.float()) for row in states]
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
         rng = np.random.default_rng([seed, step])
-        mask = generator if options["tune_encoder"] else None
-        heard = adapted([augment(read_clip(paths[i]), rng)[0] for i in index], mask)
+        model.encoder.eval()
+        heard = adapted([augment(read_clip(paths[i]), rng)[0] for i in index])
         ctc, distance = reader.losses(heard, [entries[i]["question"] for i in index])
         return {"total": ctc + distance, "ctc": ctc.detach(), "distance": distance.detach()}
 
@@ -114,5 +109,7 @@ def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any
         ]
         return {"dev_wer": jiwer.wer([e["question"] for e in dev], words)}
 
-    train(trained, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
+    train(
+        {"adaptor": model.adaptor}, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"]
+    )
     model.requires_grad_(False)

@@ -143,6 +143,7 @@ def flow_matching_loss(
     generator: torch.Generator,
     chunk: int | None = None,
     embedding: Tensor | None = None,
+    prior: float = 0.0,
 ) -> Tensor:
     """Returns the conditional flow-matching loss, a scalar (Matcha-TTS, Eq. 3; CosyVoice 2, section 2.3).
 
@@ -155,6 +156,8 @@ def flow_matching_loss(
         generator: source of x_0, t and the dropped conditions.
         chunk: tokens per attention chunk; None: full attention.
         embedding: raw speaker vectors (B, spk_embed_dim); None: no speaker.
+        prior: weight of the mean absolute difference between mu and the mel, which is added (a deliberate difference
+            from CosyVoice 2, in the spirit of Matcha-TTS's prior loss: little data teaches the encoder sooner).
     """
     B, _, N = mel.shape
     assert flow.config.token_mel_ratio * tokens.shape[1] == N
@@ -167,12 +170,13 @@ def flow_matching_loss(
     if embedding is None:
         embedding = mel.new_zeros(B, flow.config.spk_embed_dim)
     _, mu = flow.encode(tokens, token_lengths, chunk)  # (B, N, n_mels)
-    mu = mu.transpose(1, 2) * is_kept[..., None]  # (B, n_mels, N)
+    mu = mu.transpose(1, 2)  # (B, n_mels, N)
     spk = flow.speaker(embedding) * is_kept
     weight = t[:, None, None]
     x_t = (1 - (1 - SIGMA_MIN) * weight) * x_0 + weight * mel
     target = mel - (1 - SIGMA_MIN) * x_0
     lengths = flow.config.token_mel_ratio * token_lengths
-    velocity = flow.velocity(x_t, t, mu, spk, torch.zeros_like(mel), lengths, chunk)
+    velocity = flow.velocity(x_t, t, mu * is_kept[..., None], spk, torch.zeros_like(mel), lengths, chunk)
     is_valid = length_mask(lengths, N)[:, None].to(mel)  # (B, 1, N)
-    return ((velocity - target).square() * is_valid).sum() / (is_valid.sum() * mel.shape[1])
+    errors = (velocity - target).square() + prior * (mu - mel).abs()
+    return (errors * is_valid).sum() / (is_valid.sum() * mel.shape[1])
