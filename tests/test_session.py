@@ -44,13 +44,14 @@ def test_events_name_the_candidates_of_every_pick(tiny_model, question, options)
     assert spoken
     for event in spoken:
         assert len(event.candidates) == len(event.stats)
-        for named, stat in zip(event.candidates, event.stats, strict=True):
-            probs = [prob for _, prob in named]
-            assert len(named) == tiny_model.talker.config.vocab_size  # there are no more
+        for made, stat in zip(event.candidates, event.stats, strict=True):
+            probs = [prob for _, prob in made.likeliest]
+            assert len(probs) == tiny_model.talker.config.vocab_size  # there are no more
             assert probs == sorted(probs, reverse=True)
             assert probs[0] == pytest.approx(stat.max_prob, rel=1e-5)
-    first = spoken[0]
-    assert dict(first.candidates[0])[first.tokens[0]] == pytest.approx(math.exp(first.stats[0].logprob), rel=1e-5)
+            assert dict(made.likeliest)[made.token] == pytest.approx(math.exp(stat.logprob), rel=1e-5)
+    made = [c.token for event in spoken for c, stat in zip(event.candidates, event.stats, strict=True) if stat.kept]
+    assert made[: len(events[-1].result.speech_tokens)] == events[-1].result.speech_tokens
     assert tiny_model.respond(audio=question, options=options).speech_tokens == events[-1].result.speech_tokens
 
 

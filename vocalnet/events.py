@@ -54,17 +54,24 @@ def acceptance(stats: Sequence[TokenStat]) -> Acceptance:
 
 
 @dataclass(frozen=True, slots=True)
+class Candidates:
+    """What one pick chose from, by the raw logits."""
+
+    token: int  # the one that was picked; an end token is not part of the speech
+    likeliest: tuple[tuple[int, float], ...]  # (token, probability), the most likely first
+
+
+@dataclass(frozen=True, slots=True)
 class SpeechTokens:
     """Speech tokens of one push or step; `stats` has one entry per token proposed and by now kept or not.
 
-    `candidates`, where `DecodeOptions.n_candidates` asks for them: (token, probability) of the most likely tokens where
-    each entry of `stats` was picked, the most likely first, from the raw logits.
+    `candidates` are those of each entry of `stats`, where `DecodeOptions.n_candidates` asks for them.
     """
 
     tokens: list[int]
     stats: list[TokenStat]
     t_s: float
-    candidates: list[list[tuple[int, float]]] = field(default_factory=list)
+    candidates: list[Candidates] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

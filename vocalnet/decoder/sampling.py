@@ -105,8 +105,8 @@ def measure(logits: Tensor, tokens: Tensor) -> Tensor:
     return torch.stack([entropy, probs.amax(-1), logprobs.gather(-1, tokens[:, None])[:, 0]], -1)  # (n, 3)
 
 
-def likeliest(logits: Tensor, n: int) -> list[list[tuple[int, float]]]:
+def likeliest(logits: Tensor, n: int) -> list[tuple[tuple[int, float], ...]]:
     """Returns (token, probability) of the n most likely tokens of each row of raw logits (rows, V_s), in order."""
     top = logits.float().softmax(-1).topk(min(n, logits.shape[-1]))
-    pairs = zip(top.indices.tolist(), top.values.tolist(), strict=True)
-    return [list(zip(tokens, probs, strict=True)) for tokens, probs in pairs]
+    rows = zip(top.indices.tolist(), top.values.tolist(), strict=True)
+    return [tuple(zip(tokens, probs, strict=True)) for tokens, probs in rows]

@@ -14,7 +14,7 @@ from torch import Tensor
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.sampling import likeliest, measure
 from vocalnet.decoder.stream import Stream
-from vocalnet.events import TokenStat
+from vocalnet.events import Candidates, TokenStat
 from vocalnet.masks import first_speech_row
 
 if TYPE_CHECKING:
@@ -53,9 +53,12 @@ class Spoken:
         kept = [row for row, (*_, is_kept) in zip(self._logits, self._proposals, strict=True) if is_kept]
         return torch.stack(kept) if kept else torch.empty(0, 0)
 
-    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
-        """Returns the n most likely tokens where each token was proposed that `take_picks` will tell of."""
-        return likeliest(torch.stack(self._logits), n) if self._logits and n else []
+    def candidates(self, n: int) -> list[Candidates]:
+        """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
+        if not (self._logits and n):
+            return []
+        rows = likeliest(torch.stack(self._logits), n)
+        return [Candidates(token, row) for (token, *_), row in zip(self._proposals, rows, strict=True)]
 
     def take_picks(self) -> list[TokenStat]:
         """Returns what the heads believed of each token proposed since the last call, and lets go of the logits."""
@@ -78,8 +81,8 @@ class TalkerSession(Protocol):
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
         """Takes new LLM states (1, n, D), or None for no new text; returns the new speech tokens (n_tokens,)."""
 
-    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
-        """Returns the n most likely tokens where each token was proposed that `take_picks` will tell of."""
+    def candidates(self, n: int) -> list[Candidates]:
+        """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
 
     def take_picks(self) -> list[TokenStat]:
         """Returns what the heads believed of each token proposed since the last call of this method."""
@@ -121,8 +124,8 @@ class BatchSession:
         self._n_returned = end
         return torch.tensor(spoken.tokens[start:end], dtype=torch.long)
 
-    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
-        """Returns the n most likely tokens of every pick that `take_picks` will tell of."""
+    def candidates(self, n: int) -> list[Candidates]:
+        """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
         return self.samples[0].candidates(n)
 
     def take_picks(self) -> list[TokenStat]:
@@ -186,8 +189,8 @@ class ReleasedSession:
             self.spoken.take(said, picks.logits[0], config.eos_id)
         return torch.tensor(called, dtype=torch.long)
 
-    def candidates(self, n: int) -> list[list[tuple[int, float]]]:
-        """Returns the n most likely tokens of every pick that `take_picks` will tell of."""
+    def candidates(self, n: int) -> list[Candidates]:
+        """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
         return self.spoken.candidates(n)
 
     def take_picks(self) -> list[TokenStat]:
