@@ -44,7 +44,8 @@ to mishear people.
 
 The stages are those of `train/configs/full.yaml`, in this order. Before the paper's two stages (align and talker)
 come those that make what others download: speech tokenizer, vocoder, flow, the LLM, and the encoder, which is trained
-as a recogniser (encoder, drill) and frozen from there on. Pace and speak are head starts of adaptor and talker.
+as a recogniser (encoder; pace: an adaptor on it; drill: both together) and frozen from there on. Speak is a head start
+of the talker.
 
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
 wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs).
