@@ -22,6 +22,7 @@ RANKS = (
         "vocalnet.provenance",
         "vocalnet.events",
         "vocalnet.shards",
+        "vocalnet.published",
     },
     {"vocalnet.audio", "vocalnet.masks"},
     {"vocalnet.encoder", "vocalnet.adaptor", "vocalnet.llm", "vocalnet.decoder", "vocalnet.vocoder"},
