@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import sys
+import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import AutoConfig, AutoTokenizer
 
+from vocalnet.checkpoint import load_component
 from vocalnet.config import VocalNetConfig, from_dict
+from vocalnet.files import write_json
+from vocalnet.model import VocalNet
+from vocalnet.provenance import provenance
 
 CONFIGS = Path(__file__).parent / "configs"
 
@@ -52,3 +60,25 @@ def load_recipes(scale: str, work: Path) -> dict[str, Recipe]:
     content = yaml.safe_load(path.read_text())
     model = from_dict(VocalNetConfig, content["model"], f"{path.name}: model")
     return {stage: Recipe(stage, work, content["seed"], model, options) for stage, options in content["stages"].items()}
+
+
+def assemble(recipe: Recipe, **files: str) -> VocalNet:
+    """Returns the model with components loaded from the named files, the others fresh."""
+    llm_config = AutoConfig.for_model(recipe.model.llm["model_type"])  # else the tokenizer would ask config.json for it
+    model = VocalNet(recipe.model, AutoTokenizer.from_pretrained(recipe.checkpoint, config=llm_config))
+    modules = {"encoder": model.encoder.whisper, "llm": model.llm, "adaptor": model.adaptor, "talker": model.talker}
+    for component, name in files.items():
+        load_component(recipe.checkpoint, name, modules[component])
+    return model
+
+
+def run_once(name: str, folder: Path, seed: int, work: Callable[[], None]) -> None:
+    """Runs `work` unless the `done.json` of its folder exists, and writes that afterwards."""
+    done = folder / "done.json"
+    if done.exists():
+        print(f"{name}: done before", file=sys.stderr)
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    began = time.monotonic()
+    work()
+    write_json(done, {"stage": name, "seconds": round(time.monotonic() - began, 1), **provenance(seed)})

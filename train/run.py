@@ -8,28 +8,18 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 from pathlib import Path
 
 import torch
 
-from train.common import load_recipes
+from train.common import load_recipes, run_once
 from train.stages import STAGES
-from vocalnet.files import write_json
-from vocalnet.provenance import provenance
 
 
 def run_stage(name: str, scale: str, work: Path) -> None:
     """Runs one stage unless its `done.json` exists."""
     recipe = load_recipes(scale, work)[name]
-    done = recipe.folder / "done.json"
-    if done.exists():
-        print(f"{name}: done before", file=sys.stderr)
-        return
-    recipe.folder.mkdir(parents=True, exist_ok=True)
-    began = time.monotonic()
-    STAGES[name](recipe)
-    write_json(done, {"stage": name, "seconds": round(time.monotonic() - began, 1), **provenance(recipe.seed)})
+    run_once(name, recipe.folder, recipe.seed, lambda: STAGES[name](recipe))
 
 
 def main() -> int:

@@ -7,18 +7,19 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from torch import nn
 from transformers import AutoTokenizer
 
-from train.common import Recipe
+from train.common import Recipe, assemble
+from train.heads import train_head
 from vocalnet.checkpoint import load_component, save_component
 from vocalnet.files import write_json
-from vocalnet.model import VocalNet
 from vocalnet.training.answers import Answers
 from vocalnet.training.corpus import build_corpus, build_drills
 from vocalnet.training.stage_align import train_alignment
 from vocalnet.training.stage_encoder import train_encoder
 from vocalnet.training.stage_flow import train_flow
-from vocalnet.training.stage_pace import TokenReader, train_pace
+from vocalnet.training.stage_pace import train_pace
 from vocalnet.training.stage_talker import train_talker
 from vocalnet.training.stage_text import train_text
 from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
@@ -65,39 +66,30 @@ def text(recipe: Recipe) -> None:
 def encoder(recipe: Recipe) -> None:
     """Trains the encoder as a recogniser of the LLM's tokens."""
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
-    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "recogniser", trained.whisper)
-
-
-def pace(recipe: Recipe) -> None:
-    """Trains the adaptor to speak in the LLM's own embeddings, on the recogniser as it is."""
-    model = _assemble(recipe, encoder="recogniser", llm="text_llm")
-    train_pace(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
+    train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
 
 
 def drill(recipe: Recipe) -> None:
-    """Goes on with recogniser and adaptor together, on lists of the domain's words as well."""
-    model = _assemble(recipe, llm="text_llm", adaptor="paced_adaptor")
+    """Goes on with the recogniser, on lists of the domain's words as well; the encoder is frozen from here on."""
+    bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
     start = recipe.folder.parent / "encoder" / "state.pt"
-    trained = train_encoder(
-        recipe.data,
-        recipe.folder,
-        recipe.model.encoder,
-        model.tokenizer,
-        recipe.config,
-        recipe.seed,
-        start,
-        model.adaptor,
-        TokenReader(model),
-    )
-    save_component(recipe.checkpoint, "encoder", trained.whisper)
-    save_component(recipe.checkpoint, "drilled_adaptor", model.adaptor)
+    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed, start)
+    save_component(recipe.checkpoint, "encoder", trained.encoder.whisper)
+    save_component(recipe.checkpoint, "token_head", trained.tokens)
+
+
+def pace(recipe: Recipe) -> None:
+    """Trains the adaptor to speak in the LLM's own embeddings, from what the recogniser's token head reads."""
+    model = assemble(recipe, encoder="encoder", llm="text_llm")
+    head = nn.Linear(model.adaptor.linear1.in_features, len(model.tokenizer))
+    load_component(recipe.checkpoint, "token_head", head)
+    train_pace(model, head, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "paced_adaptor", model.adaptor)
 
 
 def align(recipe: Recipe) -> None:
     """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
-    model = _assemble(recipe, encoder="encoder", llm="text_llm", adaptor="drilled_adaptor")
+    model = assemble(recipe, encoder="encoder", llm="text_llm", adaptor="paced_adaptor")
     train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "adaptor", model.adaptor)
     save_component(recipe.checkpoint, "llm", model.llm)
@@ -105,17 +97,24 @@ def align(recipe: Recipe) -> None:
 
 def speak(recipe: Recipe) -> None:
     """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed."""
-    model = _assemble(recipe, llm="text_llm")
+    model = assemble(recipe, llm="text_llm")
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "typed_talker", model.talker)
 
 
 def talker(recipe: Recipe) -> None:
     """Stage 2: speech projector, decoder and head on the frozen rest."""
-    model = _assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker="typed_talker")
+    model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker="typed_talker")
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "talker", model.talker)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
+
+
+def heads(recipe: Recipe) -> None:
+    """Trains the further decoders that the yaml lists, each with its seeds, all with the same budget."""
+    for head, seeds in recipe.config["runs"].items():
+        for seed in seeds:
+            train_head(recipe, head, seed)
 
 
 STAGES: dict[str, Callable[[Recipe], None]] = {
@@ -125,18 +124,10 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "flow": flow,
     "text": text,
     "encoder": encoder,
-    "pace": pace,
     "drill": drill,
+    "pace": pace,
     "align": align,
     "speak": speak,
     "talker": talker,
+    "heads": heads,
 }
-
-
-def _assemble(recipe: Recipe, **files: str) -> VocalNet:
-    """Returns the model with components loaded from the named files, the others fresh."""
-    model = VocalNet(recipe.model, AutoTokenizer.from_pretrained(recipe.checkpoint))
-    modules = {"encoder": model.encoder.whisper, "llm": model.llm, "adaptor": model.adaptor, "talker": model.talker}
-    for component, name in files.items():
-        load_component(recipe.checkpoint, name, modules[component])
-    return model

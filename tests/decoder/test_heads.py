@@ -141,12 +141,13 @@ def test_cached_decoding_equals_teacher_forcing(
     talker = make_talker(head)
     for K in step_sizes(talker):
         options = DecodeOptions(tokens_per_step=K, max_tokens=40, min_tokens=20, mask=mask)
-        tokens, logits = talker.generate(texts[1][None], options, return_logits=True)
-        expected = talker.logits([texts[1]], [tokens], mask)
-        assert len(tokens) > K
-        for n, row in enumerate(logits):
-            head_row = place(n, K, talker.head.stride)
-            torch.testing.assert_close(row, expected[head_row[0], 0, head_row[1]], atol=1e-4, rtol=1e-4)
+        (spoken,) = talker.decode([texts[1]], options)
+        logits = spoken.logits()
+        heads = [stat.head for stat in spoken.take_picks() if stat.kept]
+        expected = talker.logits([texts[1]], [torch.tensor(spoken.tokens)], mask)
+        assert len(spoken.tokens) > K
+        for n, (row, k) in enumerate(zip(logits, heads, strict=True)):
+            torch.testing.assert_close(row, expected[k, 0, (n - k) // talker.head.stride], atol=1e-4, rtol=1e-4)
 
 
 @every_head
@@ -306,7 +307,8 @@ def test_every_head_has_a_yaml_that_loads() -> None:
     sizes = yaml.safe_load((CONFIGS / "smoke.yaml").read_text())["model"]["talker"]
     for name, changes in head_configs().items():
         talker = Talker(from_dict(TalkerConfig, sizes | changes, name))
-        assert name == talker.config.head + (f"_{talker.head.stride}" if talker.head.stride > 1 else "")
+        size = talker.head.stride if talker.head.stride > 1 else talker.config.mtp_num
+        assert name in (talker.config.head, f"{talker.config.head}_{size}")
     assert {changes["head"] for changes in head_configs().values()} == set(HEADS)
 
 

@@ -38,8 +38,15 @@ def test_the_smoke_run_ends_in_a_loadable_checkpoint(work):
     assert vocalnet.load_token2wav(work / "checkpoint").flow([1, 2, 3]).shape == (1, 80, 6)
 
 
+def test_further_decoders_come_with_it(work):
+    model = vocalnet.load(work / "checkpoint")
+    assert model.decoders == ["mtp_vocalnet", "group_linear_3", "ntp", "ntp_seed2"]
+    assert model.with_decoder("group_linear_3").max_tokens_per_step == 3
+
+
 def test_every_stage_logs_its_losses(work):
-    for stage in set(STAGES) - {"synthesize"}:
+    heads = {f"heads/{name}" for name in ("ntp", "ntp_seed2", "group_linear_3")}
+    for stage in (set(STAGES) - {"synthesize", "heads"}) | heads:
         rows = [json.loads(line) for line in (work / "runs" / stage / "metrics.jsonl").read_text().splitlines()]
         assert all(row["total"] == pytest.approx(row["total"]) for row in rows), stage
         assert json.loads((work / "runs" / stage / "done.json").read_text())["commit"]

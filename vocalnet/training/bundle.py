@@ -1,4 +1,4 @@
-"""Ships a trained checkpoint: copies its components, writes card.json and training.json, and the model card.
+"""Ships a trained checkpoint: copies its components and decoders, writes card.json, training.json and the model card.
 
 Every number in the card comes from a results JSON that `vocalnet eval` wrote, or from the stages' own records.
 """
@@ -6,15 +6,19 @@ Every number in the card comes from a results JSON that `vocalnet eval` wrote, o
 from __future__ import annotations
 
 import json
+import math
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
 
+from vocalnet.checkpoint import HEADS_FOLDER
 from vocalnet.files import atomic_path, write_json
 
 COMPONENTS = ("encoder", "adaptor", "llm", "talker", "flow", "hift", "speech_tokenizer")
+MAX_HEADS_MB = 50  # of all further decoders together: a clone must stay quick
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 CARD = """---
 license: apache-2.0
@@ -46,12 +50,16 @@ The stages are those of `train/configs/full.yaml`, in this order. Before the pap
 come those that make what others download: speech tokenizer, vocoder, flow, the LLM, and the encoder, which is trained
 as a recogniser (encoder; pace: an adaptor on it; drill: both together) and frozen from there on. Speak is a head start
 of the talker.
-
+{heads}
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
 wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs).
 {note}
 ## Measured
 {measured}
+"""
+HEADS = """
+heads/NAME are further decoders ({names}), {size} more: each learned from fresh weights on
+the same frozen model and answers, with the same steps and batches.
 """
 MEASURED = """
 By `{command}` on {date} ({cpu}, {threads} threads, commit {commit}, seed {seed}); the whole record is in
@@ -74,7 +82,8 @@ results/eval-nano.json.
 def training_record(runs: Path) -> dict[str, dict[str, Any]]:
     """Returns seconds, commit and last logged losses of every finished stage under `runs`, in the order they ended."""
     record: dict[str, dict[str, Any]] = {}
-    finished = [(json.loads(done.read_text()), done) for done in runs.glob("*/done.json")]
+    paths = (*runs.glob("*/done.json"), *runs.glob(f"{HEADS_FOLDER}/*/done.json"))
+    finished = [(json.loads(done.read_text()), done) for done in paths]
     for entry, done in sorted(finished, key=lambda pair: pair[0]["date"]):
         log = done.parent / "metrics.jsonl"
         if log.exists():
@@ -111,6 +120,7 @@ def model_card(folder: Path, results: Path, refusal: str) -> str:
         parameters=card["parameters"],
         size=card["size"],
         refusal=refusal,
+        heads=HEADS.format(names=", ".join(card["decoders"]), size=card["decoders_size"]) if "decoders" in card else "",
         note=f"\n{card['note']}\n" if card.get("note") else "",
         stages=stages,
         measured=measured,
@@ -152,7 +162,7 @@ def _measured(report: dict[str, Any]) -> str:
     )
 
 
-def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "") -> None:
+def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "", decoders: Sequence[str] | None = None) -> None:
     """Copies a trained checkpoint into `folder` and writes its card.json; every file appears whole or not at all.
 
     Args:
@@ -160,33 +170,44 @@ def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "") -> None:
         runs: their records.
         folder: where the checkpoint is shipped.
         note: how the training differed from the recipes, for the model card.
+        decoders: the further decoders that are shipped; None: all. Others are removed, since they were trained for
+            another model.
 
     Raises:
-        ValueError: a component has not been trained yet.
+        ValueError: a component has not been trained yet, or the further decoders are too large to ship.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    n_parameters, n_bytes = 0, 0
-    for name in (*(f"{component}.safetensors" for component in COMPONENTS), *OTHER_FILES):
-        source = checkpoint / name
-        if not source.is_file():
-            raise ValueError(f"{source} does not exist. Train its stage first: python -m train.run --only STAGE")
+    if decoders is None:
+        decoders = sorted(path.stem for path in (checkpoint / HEADS_FOLDER).glob("*.json"))
+    heads = [f"{HEADS_FOLDER}/{name}.{kind}" for name in decoders for kind in ("safetensors", "json")]
+    own = [*(f"{component}.safetensors" for component in COMPONENTS), *OTHER_FILES]
+    for name in (*own, *heads):
+        if not (checkpoint / name).is_file():
+            how = "python -m train.run --only STAGE"
+            raise ValueError(f"{checkpoint / name} does not exist. Train its stage first: {how}")
+    n_heads_mb = sum((checkpoint / name).stat().st_size for name in heads) / 1e6
+    if n_heads_mb > MAX_HEADS_MB:
+        raise ValueError(f"The decoders have {n_heads_mb:.0f} MB, {MAX_HEADS_MB} at most. Choose some with --heads.")
+    shutil.rmtree(folder / HEADS_FOLDER, ignore_errors=True)
+    for name in (*own, *heads):
+        (folder / name).parent.mkdir(exist_ok=True)
         with atomic_path(folder / name) as temporary:
-            shutil.copyfile(source, temporary)
-        n_bytes += source.stat().st_size
-        if source.suffix == ".safetensors":
-            with safe_open(source, framework="pt") as handle:
-                for key in handle.keys():  # noqa: SIM118
-                    size = 1
-                    for length in handle.get_slice(key).get_shape():
-                        size *= length
-                    n_parameters += size
+            shutil.copyfile(checkpoint / name, temporary)
+    n_parameters = sum(_n_weights(folder / name) for name in own if name.endswith(".safetensors"))
     card = {
         "name": "nano",
         "licence": "Apache-2.0",
         "data": "synthetic speech: flite, espeak-ng, festival",
         "parameters": f"{n_parameters / 1e6:.1f} M",
-        "size": f"{n_bytes / 1e6:.1f} MB",
+        "size": f"{sum((folder / name).stat().st_size for name in own) / 1e6:.1f} MB",
+        **({"decoders": list(decoders), "decoders_size": f"{n_heads_mb:.1f} MB"} if decoders else {}),
         **({"note": note} if note else {}),
     }
     write_json(folder / "card.json", card)
     write_json(folder / "training.json", training_record(runs))
+
+
+def _n_weights(path: Path) -> int:
+    """Returns how many numbers a safetensors file holds."""
+    with safe_open(path, framework="pt") as file:
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118

@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from vocalnet.decoder.talker import Talker
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
 from vocalnet.training.data import read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.speeches import Speeches
 from vocalnet.training.stage_pace import encode_clips
 from vocalnet.training.stage_text import at_spoken_pace, pause_id
 
@@ -67,25 +69,43 @@ def talker_states(
     return states
 
 
-def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
-    """Trains `model.talker` in place; the mask (Eq. 2 or 3) is drawn per sample with probability 1/2.
+def gather_speeches(model: VocalNet, data: Path, split: str, options: dict[str, Any], seed: int) -> Speeches:
+    """Returns answers of the corpus as the talker hears them and as it is to say them.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "per_answer" questions for each distinct answer, "n_dev",
-            "typed": whether the LLM reads the questions instead of hearing them, "corrupt": share of the speech tokens
-            that enter as random ones, so that a wrong token in decoding does not derail the rest.
+        model: whose LLM answers.
+        data: the corpus.
+        split: "train": up to "per_answer" questions for each distinct answer; "dev": "n_dev" different answers.
+        options: these two numbers, and "typed": whether the LLM reads the questions instead of hearing them.
+        seed: of the choice.
     """
-    assert model.talker is not None
     model.requires_grad_(False).eval()
-    entries = pick_entries(read_list(data, "train"), options["per_answer"], seed)
+    if split == "train":
+        entries = pick_entries(read_list(data, split), options["per_answer"], seed)
+    else:
+        entries = pick_entries(read_list(data, split), 1, seed)[: options["n_dev"]]
     units = [torch.from_numpy(np.load(data / e["units"])) for e in entries]
-    hidden = talker_states(model, data, entries, options["typed"], seed)
-    dev = pick_entries(read_list(data, "dev"), 1, seed)[: options["n_dev"]]
-    dev_units = [torch.from_numpy(np.load(data / e["units"])) for e in dev]
-    dev_hidden = [row.float() for row in talker_states(model, data, dev, options["typed"], seed)]
-    talker = model.talker
+    return Speeches(talker_states(model, data, entries, options["typed"], seed), units)
+
+
+def fit_talker(
+    talker: Talker, answers: Speeches, dev: Speeches, folder: Path, options: dict[str, Any], seed: int
+) -> None:
+    """Trains a talker in place; the mask (Eq. 2 or 3) is drawn per sample with probability 1/2.
+
+    Args:
+        talker: with any head.
+        answers: what it learns to say.
+        dev: what its losses are measured on.
+        folder: of the resume state and the log.
+        options: "loop" (LoopConfig), "batch_size", "eval_every", "corrupt": share of the speech tokens that enter as
+            random ones, so that a wrong token in decoding does not derail the rest.
+        seed: of the batches' order, the masks, dropout and corruption.
+    """
+    units, hidden = answers.units, answers.hidden
+    dev_hidden = [row.float() for row in dev.hidden]
     talker.requires_grad_(True)
-    order = batch_order(len(entries), options["batch_size"], seed, [len(u) for u in units])
+    order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
@@ -98,10 +118,17 @@ def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, A
         return {"total": loss.total, **heads, "accuracy": loss.accuracy[0]}
 
     def evaluate() -> dict[str, float]:
-        loss = talker.loss(dev_hidden, dev_units, "full")
+        loss = talker.loss(dev_hidden, dev.units, "full")
         return {f"dev_head{k}": value.item() for k, value in enumerate(loss.heads)} | {
             f"dev_accuracy{k}": value.item() for k, value in enumerate(loss.accuracy)
         }
 
     train({"talker": talker}, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
     talker.requires_grad_(False)
+
+
+def train_talker(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
+    """Trains `model.talker` in place; options are those of `gather_speeches` and `fit_talker` together."""
+    assert model.talker is not None
+    answers, dev = (gather_speeches(model, data, split, options, seed) for split in ("train", "dev"))
+    fit_talker(model.talker, answers, dev, folder, options, seed)
