@@ -1,10 +1,12 @@
 """How speech is brought to the LLM's own embeddings: text at the pace of speech, and the adaptor's CTC logits."""
 
+import copy
 import random
 
 import torch
 
-from vocalnet.training.stage_pace import TokenReader
+from vocalnet.adaptor import group_frames
+from vocalnet.training.stage_pace import TokenReader, encode_clips, start_at_head
 from vocalnet.training.stage_talker import corrupted
 from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
 
@@ -69,3 +71,22 @@ def test_the_talker_learns_the_right_tokens_from_wrong_inputs(tiny_model) -> Non
     assert torch.equal(plain.total, same.total)
     assert torch.equal(plain.labels, other.labels)
     assert not torch.equal(plain.total, other.total)
+
+
+def test_the_adaptor_starts_with_every_hidden_unit_awake_near_what_the_token_head_reads(tiny_model) -> None:
+    model = copy.deepcopy(tiny_model)
+    reader, adaptor = TokenReader(model), model.adaptor
+    generator = torch.Generator().manual_seed(0)
+    clips = [torch.randn(16000, generator=generator).numpy() * 0.1 for _ in range(12)]
+    groups = torch.cat([group_frames(row[None], adaptor.rate)[0] for row in encode_clips(model, clips)])
+    head = torch.nn.Linear(groups.shape[1], len(model.tokenizer))
+    wanted = head(groups).softmax(-1) @ reader.table[: head.out_features]
+
+    def error() -> float:
+        states = groups.reshape(1, -1, groups.shape[1] // adaptor.rate)
+        return (adaptor(states)[0] - wanted).square().mean().item()
+
+    before = error()
+    start_at_head(model, head, clips)
+    assert error() < 0.1 * before
+    assert (adaptor.linear1(groups) > 0).float().mean() > 0.9

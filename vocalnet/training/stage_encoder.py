@@ -8,9 +8,8 @@ what: with CTC alone a transformer finds the alignment slowly (no sign of it in 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jiwer
 import numpy as np
@@ -19,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
-from vocalnet.adaptor import Adaptor, group_frames
+from vocalnet.adaptor import group_frames
 from vocalnet.config import EncoderConfig
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
 from vocalnet.training.augment import Warp, augment
@@ -35,9 +34,6 @@ from vocalnet.training.data import (
 )
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.synthesis import phones_path
-
-if TYPE_CHECKING:
-    from vocalnet.training.stage_pace import TokenReader
 
 PHONES = tuple(
     "pau aa ae ah ao aw ax axr ay b ch d dh dx eh el em en er ey f g hh hv ih iy jh k l m n ng nx ow oy p r s sh t th "
@@ -87,22 +83,6 @@ def phone_targets(clip: Path, warp: Warp, n_frames: int) -> Tensor:
     return torch.tensor([PHONES.index(names[i]) for i in index])
 
 
-@dataclass(frozen=True)
-class Heard:
-    """What the recogniser makes of a batch of clips."""
-
-    states: Tensor  # (B, T_e, D_e)
-    tokens: Tensor  # logits (B, T_e // rate, V)
-    letters: Tensor  # logits (B, T_e, V)
-    phones: Tensor  # logits (B, T_e, V)
-    frames: Tensor  # (B,) valid encoder frames
-    groups: Tensor  # (B,) valid groups of `rate` frames
-
-    def adapted(self, adaptor: Adaptor) -> list[Tensor]:
-        """Returns audio embeddings (L_a, D) of each clip."""
-        return [row[:n] for row, n in zip(adaptor(self.states.float()), self.groups.tolist(), strict=True)]
-
-
 class Recogniser(nn.Module):
     """The encoder with the three heads that train it."""
 
@@ -115,48 +95,11 @@ class Recogniser(nn.Module):
         self.phones = nn.Linear(config.dim, len(PHONES))
         self.tokens = nn.Linear(rate * config.dim, n_tokens)
 
-    def hear(self, mel: Tensor, lengths: Tensor) -> Heard:
-        """Returns states and logits of log-mels (B, n_mels, T_a) with valid `lengths` (B,)."""
+    def forward(self, mel: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns logits over text tokens (B, T_e // rate, V), letters and phones (B, T_e, V)."""
         states = self.encoder.layer_states(mel, lengths)
         lower = states[self.lower_layer - 1]
-        tokens = self.tokens(group_frames(states[-1], self.rate))
-        frames = (lengths + 1) // CONV_STRIDE
-        return Heard(states[-1], tokens, self.letters(lower), self.phones(lower), frames, frames // self.rate)
-
-
-def _recognition_losses(
-    heard: Heard, texts: list[str], phones: list[Tensor], tokenizer: PreTrainedTokenizerBase
-) -> Losses:
-    targets = [text_tokens(tokenizer, text) for text in texts]
-    frames = nn.utils.rnn.pad_sequence(phones, batch_first=True, padding_value=IGNORED)
-    phone_loss = functional.cross_entropy(heard.phones.float().flatten(0, 1), frames.flatten())
-    losses = {
-        "tokens": ctc_loss(heard.tokens, heard.groups, targets, tokenizer.pad_token_id),
-        "letters": ctc_loss(heard.letters, heard.frames, [characters(text) for text in texts]),
-        "phones": phone_loss.nan_to_num(),  # a batch without flite
-    }
-    return {"total": sum((WEIGHTS[name] * value for name, value in losses.items()), torch.zeros(()))} | losses
-
-
-def _error_rates(
-    heard: list[Heard],
-    said: list[str],
-    tokenizer: PreTrainedTokenizerBase,
-    adaptor: Adaptor | None,
-    reader: TokenReader | None,
-) -> dict[str, float]:
-    words, spelled, read = [], [], []
-    for batch in heard:
-        for i, (n, n_frames) in enumerate(zip(batch.groups.tolist(), batch.frames.tolist(), strict=True)):
-            best = torch.unique_consecutive(batch.tokens[i, :n].argmax(-1))
-            best = best[best != tokenizer.pad_token_id]
-            words.append(str(tokenizer.decode(best, skip_special_tokens=True)) or " ")
-            spelled.append(greedy_text(batch.letters[i, :n_frames]) or " ")
-        if adaptor is not None and reader is not None:
-            read += [reader.text(row) or " " for row in batch.adapted(adaptor)]
-    letters_said = ["".join(ALPHABET[i] for i in characters(text)) for text in said]
-    rates = {"dev_wer": jiwer.wer(said, words), "dev_letters_cer": jiwer.cer(letters_said, spelled)}
-    return rates | ({"dev_adaptor_wer": jiwer.wer(said, read)} if read else {})
+        return self.tokens(group_frames(states[-1], self.rate)), self.letters(lower), self.phones(lower)
 
 
 def train_encoder(
@@ -167,10 +110,8 @@ def train_encoder(
     options: dict[str, Any],
     seed: int,
     start: Path | None = None,
-    adaptor: Adaptor | None = None,
-    reader: TokenReader | None = None,
-) -> SpeechEncoder:
-    """Returns the trained encoder; an `adaptor` that is given is trained with it, in place.
+) -> Recogniser:
+    """Returns the trained encoder with its heads.
 
     Args:
         data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
@@ -179,16 +120,16 @@ def train_encoder(
             "rate" (encoder frames that the adaptor joins), "lists" of clips to train on (one named twice is heard twice
             as often), "n_dev" clips for the error rates.
         start: resume state of an earlier run of this stage, whose weights are taken up; None: fresh weights.
-        adaptor, reader: what stage_pace trains, by the same losses. An adaptor on a frozen encoder misreads twice as
-            many words as the encoder's own linear layer; trained together they come close.
     """
     entries = [e for name in options["lists"] for e in read_list(data, name) if has_transcript(e)]
     paths = [data / e["speech"] for e in entries]
+    loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
     recogniser = Recogniser(config, len(tokenizer), options["lower_layer"], options["rate"])
     if start is not None:
         earlier = torch.load(start, weights_only=True)["modules"]
         recogniser.load_state_dict({key.removeprefix("recogniser."): value for key, value in earlier.items()})
+    blank = tokenizer.pad_token_id
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]
     dev_clips = [read_clip(data / e["speech"]) for e in dev]
@@ -198,21 +139,39 @@ def train_encoder(
         rng = np.random.default_rng([seed, step])
         clips, warps = zip(*(augment(read_clip(paths[i]), rng) for i in index), strict=True)
         mel, lengths = mel_batch(clips, config.n_mels, recogniser.encoder.max_frames)
+        mel = _spec_augment(mel, generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            heard = recogniser.hear(_spec_augment(mel, generator), lengths)
-        texts, frames = [entries[i]["question"] for i in index], heard.frames.tolist()
-        phones = [phone_targets(paths[i], warp, n) for i, warp, n in zip(index, warps, frames, strict=True)]
-        values = _recognition_losses(heard, texts, phones, tokenizer)
-        if adaptor is not None and reader is not None:
-            values["ctc"], values["distance"] = reader.losses(heard.adapted(adaptor), texts)
-            values["total"] = values["total"] + values["ctc"] + values["distance"]
-        return {name: value if name == "total" else value.detach() for name, value in values.items()}
+            tokens, letters, phones = recogniser(mel, lengths)
+        frames = (lengths + 1) // CONV_STRIDE
+        texts = [entries[i]["question"] for i in index]
+        token_loss = ctc_loss(
+            tokens, frames // recogniser.rate, [text_tokens(tokenizer, text) for text in texts], blank
+        )
+        letter_loss = ctc_loss(letters, frames, [characters(text) for text in texts])
+        rows = [phone_targets(paths[i], warp, n) for i, warp, n in zip(index, warps, frames.tolist(), strict=True)]
+        targets = nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=IGNORED)
+        phone_loss = functional.cross_entropy(phones.float().flatten(0, 1), targets.flatten())
+        phone_loss = phone_loss.nan_to_num()  # a batch without flite
+        total = WEIGHTS["tokens"] * token_loss + WEIGHTS["letters"] * letter_loss + WEIGHTS["phones"] * phone_loss
+        return {
+            "total": total,
+            "tokens": token_loss.detach(),
+            "letters": letter_loss.detach(),
+            "phones": phone_loss.detach(),
+        }
 
     def evaluate() -> dict[str, float]:
-        batches = [dev_clips[i : i + 32] for i in range(0, len(dev), 32)]
-        heard = [recogniser.hear(*mel_batch(batch, config.n_mels, recogniser.encoder.max_frames)) for batch in batches]
-        return _error_rates(heard, [e["question"] for e in dev], tokenizer, adaptor, reader)
+        words, spelled = [], []
+        for start in range(0, len(dev), 32):
+            mel, lengths = mel_batch(dev_clips[start : start + 32], config.n_mels, recogniser.encoder.max_frames)
+            tokens, letters, _ = recogniser(mel, lengths)
+            for row, letter_row, n in zip(tokens, letters, (lengths + 1) // CONV_STRIDE, strict=True):
+                best = torch.unique_consecutive(row[: n // recogniser.rate].argmax(-1))
+                words.append(str(tokenizer.decode(best[best != blank], skip_special_tokens=True)) or " ")
+                spelled.append(greedy_text(letter_row[:n]) or " ")
+        said = [e["question"] for e in dev]
+        letters_said = ["".join(ALPHABET[i] for i in characters(text)) for text in said]
+        return {"dev_wer": jiwer.wer(said, words), "dev_letters_cer": jiwer.cer(letters_said, spelled)}
 
-    modules: dict[str, nn.Module] = {"recogniser": recogniser} | ({} if adaptor is None else {"adaptor": adaptor})
-    train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
-    return recogniser.encoder
+    train({"recogniser": recogniser}, losses, loop, folder, seed, evaluate, options["eval_every"])
+    return recogniser

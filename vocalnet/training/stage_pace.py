@@ -12,8 +12,10 @@ from typing import Any
 import jiwer
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn import functional
 
+from vocalnet.adaptor import group_frames
 from vocalnet.encoder import CONV_STRIDE
 from vocalnet.llm import embeddings
 from vocalnet.model import VocalNet
@@ -23,6 +25,9 @@ from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.stage_encoder import ctc_loss, text_tokens
 from vocalnet.training.stage_text import pause_id
 
+PASSED = 3.0  # deviations above zero at which a hidden unit starts: ReLU then cuts off one value in a thousand
+START_CLIPS = 960  # for the adaptor's start
+ENCODED_AT_ONCE = 32
 SHARPNESS = 10.0  # log odds of a token at its own embedding against one at the mean distance
 
 
@@ -72,10 +77,43 @@ def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
     return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
 
 
-def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
+@torch.no_grad()
+def start_at_head(model: VocalNet, head: nn.Linear, clips: Sequence[np.ndarray]) -> None:
+    """Sets the adaptor of `model` to about the linear map that says what a recogniser's token head reads.
+
+    From a random start half of the hidden units died in training and few of the others ever spoke. Here they take the
+    directions in which the head's logits vary most, high enough above zero to pass ReLU; the output is fitted to the
+    embedding that the head expects.
+
+    Args:
+        head: token logits (L_a, V) of groups of encoder states (L_a, rate * D_e); its blank is the padding token.
+        clips: 16 kHz, a few hundred.
+    """
+    adaptor, reader = model.adaptor, TokenReader(model)
+    batches = [clips[start : start + ENCODED_AT_ONCE] for start in range(0, len(clips), ENCODED_AT_ONCE)]
+    rows = [row[None] for batch in batches for row in encode_clips(model, batch)]
+    groups = torch.cat([group_frames(row, adaptor.rate)[0] for row in rows])  # (n, G)
+    mean, spread = groups.mean(0), torch.cov(groups.T)
+    root = torch.linalg.cholesky(spread + 1e-4 * torch.eye(len(spread)))  # whitens the groups
+    _, _, directions = torch.linalg.svd(head.weight @ root, full_matrices=False)
+    directions = directions[: adaptor.linear1.out_features]
+    enter = torch.linalg.solve_triangular(root.T, directions.T, upper=True).T  # (n_directions, G), unit variance
+    adaptor.linear1.weight[: len(enter)] = enter
+    adaptor.linear1.bias[: len(enter)] = PASSED - enter @ mean
+    table = reader.table[: head.out_features].clone()
+    table[model.tokenizer.pad_token_id] = table[reader.pause]
+    hidden = functional.pad(functional.relu(adaptor.linear1(groups)), (0, 1), value=1.0)  # (n, n_hidden + 1)
+    normal = hidden.T @ hidden + 1e-5 * len(hidden) * torch.eye(hidden.shape[1])
+    leave = torch.linalg.solve(normal, hidden.T @ (head(groups).softmax(-1) @ table))  # (n_hidden + 1, D)
+    adaptor.linear2.weight.copy_(leave[:-1].T)
+    adaptor.linear2.bias.copy_(leave[-1])
+
+
+def train_pace(model: VocalNet, head: nn.Linear, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
     """Trains the adaptor of `model` in place, on its frozen encoder; its LLM only lends its embeddings.
 
     Args:
+        head: the recogniser's token head, at which the adaptor starts.
         options: "loop" (LoopConfig), "batch_size", "bf16", "n_dev" clips for the error rate, "eval_every".
     """
     entries = [e for e in read_list(data, "train") if has_transcript(e)]
@@ -85,6 +123,9 @@ def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any
     torch.manual_seed(seed)
     model.requires_grad_(False)
     model.adaptor.requires_grad_(True)
+    rng = np.random.default_rng(seed)
+    chosen = rng.choice(len(paths), min(START_CLIPS, len(paths)), replace=False)
+    start_at_head(model, head, [augment(read_clip(paths[i]), rng)[0] for i in chosen])
     reader = TokenReader(model)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
 
@@ -104,8 +145,8 @@ def train_pace(model: VocalNet, data: Path, folder: Path, options: dict[str, Any
     def evaluate() -> dict[str, float]:
         words = [
             reader.text(row) or " "
-            for start in range(0, len(dev), 32)
-            for row in adapted(dev_clips[start : start + 32])
+            for start in range(0, len(dev), ENCODED_AT_ONCE)
+            for row in adapted(dev_clips[start : start + ENCODED_AT_ONCE])
         ]
         return {"dev_wer": jiwer.wer([e["question"] for e in dev], words)}
 
