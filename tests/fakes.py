@@ -5,12 +5,15 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from vocalnet.audio import load_audio
-from vocalnet.events import AudioChunk, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
+from vocalnet.config import TalkerConfig
+from vocalnet.events import AudioChunk, Candidates, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
 
 SAMPLE_RATE_HZ = 16_000
 TOKEN_RATE_HZ = 25
@@ -18,21 +21,21 @@ ANSWER = "You asked a question, and this voice has 440 hertz."
 
 
 class FakeModel:
-    """Answers like a model. The prompt chooses its mood.
+    """Answers like a model. The prompt, or the name of the recording, chooses its mood.
 
-    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly.
+    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly. Its talker is the faster, the
+    more tokens per step; where it does not verify, more than one token per step make one of its tokens another.
 
     Attributes:
-        n_opened, n_closed: streams begun, and streams whose iterator was closed or exhausted.
         requests: the arguments of every stream.
     """
 
-    decoders: tuple[str, ...] = ("mtp_vocalnet", "ntp")
-    policies: tuple[str, ...] = ("fixed",)
-    max_tokens_per_step = 5
+    decoders: tuple[str, ...] = ("mtp_vocalnet", "ntp", "mtp_deepseek")
+    policies: tuple[str, ...] = ("fixed", "greedy_verify")
     device = "cpu"
     card: dict[str, Any] = {  # noqa: RUF012
         "name": "fake",
+        "revision": "1",
         "summary": "A 440 Hz tone that stands in for a voice.",
         "parameters": 0,
         "languages": ["English"],
@@ -40,17 +43,46 @@ class FakeModel:
 
     def __init__(self, answer: str = ANSWER) -> None:
         self.answer = answer
-        self.n_opened = 0
-        self.n_closed = 0
+        self.counts = {"opened": 0, "closed": 0}
         self.requests: list[dict[str, Any]] = []
 
     def with_decoder(self, name: str) -> FakeModel:
-        """Returns this model with another decoder first; both note requests in one list."""
+        """Returns this model with another decoder first; both note streams in one place."""
         if name == self.decoders[0]:
             return self
         other = copy.copy(self)
         other.decoders = (name, *(known for known in self.decoders if known != name))
         return other
+
+    @property
+    def parts(self) -> SimpleNamespace:
+        """The part of a config that bounds of a speedup come from."""
+        return SimpleNamespace(talker=TalkerConfig(8, 8, 16, 2, 1, 2, self.decoders[0], mtp_num=4))
+
+    @property
+    def max_tokens_per_step(self) -> int:
+        """What the decoder can propose."""
+        return 1 if self.decoders[0] == "ntp" else 5
+
+    @property
+    def talker(self) -> SimpleNamespace:
+        """A talker whose sessions are good for checking options alone."""
+
+        def session(options: Any) -> None:
+            if options.tokens_per_step > self.max_tokens_per_step:
+                raise ValueError(f"this talker takes {self.max_tokens_per_step}")
+
+        return SimpleNamespace(session=session)
+
+    @property
+    def n_opened(self) -> int:
+        """Streams begun."""
+        return self.counts["opened"]
+
+    @property
+    def n_closed(self) -> int:
+        """Streams whose iterator was closed or exhausted."""
+        return self.counts["closed"]
 
     def respond(self, **request: Any) -> Result:
         """Returns the result that ends `stream`."""
@@ -63,33 +95,36 @@ class FakeModel:
     ) -> Iterator[Any]:
         """Yields the events of one answer."""
         self.requests.append({"audio": audio, "prompt": prompt, "speech": speech, "options": options})
-        self.n_opened += 1
+        if options is not None:
+            self.talker.session(options)
+        self.counts["opened"] += 1
         try:
-            yield from self._events(audio, prompt, speech, time.perf_counter())
+            mood = prompt or (Path(audio).stem if isinstance(audio, str | Path) else "")
+            yield from self._events(audio, mood, speech, options, time.perf_counter())
         finally:
-            self.n_closed += 1
+            self.counts["closed"] += 1
 
-    def _events(self, audio: Any, prompt: str, speech: bool, start: float) -> Iterator[Any]:
+    def _events(self, audio: Any, mood: str, speech: bool, options: Any, start: float) -> Iterator[Any]:
         load_audio(audio)  # bad recordings are refused in the words of a real model
-        if prompt == "crash":
+        if mood == "crash":
             raise RuntimeError("/secret/path/of/the/server")
-        words = self.answer.split(" ") * (20 if prompt == "slowly" else 1)
+        words = self.answer.split(" ") * (20 if mood == "slowly" else 1)
         for n, word in enumerate(words):
-            time.sleep(0.1 if prompt == "slowly" else 0.005)
+            time.sleep(0.1 if mood == "slowly" else 0.005)
             yield TextDelta(word if n == 0 else f" {word}", time.perf_counter() - start)
         first_s = time.perf_counter() - start
+        spoken: list[SpeechTokens] = []
         chunks: list[np.ndarray] = []
-        tokens: list[int] = []
-        stats: list[TokenStat] = []
-        is_heard = speech and prompt != "mute"
+        is_heard = speech and mood != "mute"
         for n in range(4 if is_heard else 0):
-            new = list(range(10 * n, 10 * n + 10))
-            new_stats = [TokenStat(head=i % 3, entropy=1.0, max_prob=0.5, logprob=-0.7) for i in range(10)]
-            yield SpeechTokens(new, new_stats, time.perf_counter() - start)
-            chunk = tone(10 / TOKEN_RATE_HZ, offset_s=n * 10 / TOKEN_RATE_HZ)
-            yield AudioChunk(chunk, SAMPLE_RATE_HZ, time.perf_counter() - start)
-            tokens, stats, chunks = tokens + new, stats + new_stats, [*chunks, chunk]
-        stages = {"load": 0.1, "audio": 0.01, "encoder": 0.02, "llm": 0.05, "talker": 0.04, "vocoder": 0.03}
+            spoken.append(_speech(n, options, time.perf_counter() - start))
+            yield spoken[-1]
+            chunks.append(tone(10 / TOKEN_RATE_HZ, offset_s=n * 10 / TOKEN_RATE_HZ))
+            yield AudioChunk(chunks[-1], SAMPLE_RATE_HZ, time.perf_counter() - start)
+        tokens = [token for event in spoken for token in event.tokens]
+        stats = [stat for event in spoken for stat in event.stats]
+        stages = {"load": 0.1, "audio": 0.01, "encoder": 0.02, "llm": 0.05, "vocoder": 0.03}
+        stages["talker"] = 0.12 / _n_steps(options)
         stages |= {"first_text": 0.08, "total": max(0.16, first_s)} | ({"first_audio": 0.12} if is_heard else {})
         yield Timings(stages, time.perf_counter() - start)
         voice = np.concatenate([np.zeros(0, np.float32), *chunks]) if speech else None
@@ -97,6 +132,22 @@ class FakeModel:
         yield Finished(
             Result(" ".join(words), voice, SAMPLE_RATE_HZ, tokens, stats, stages, warnings), time.perf_counter() - start
         )
+
+
+def _n_steps(options: Any) -> int:
+    """Returns the tokens per step that are asked for."""
+    return 3 if options is None else options.tokens_per_step
+
+
+def _speech(n: int, options: Any, t_s: float) -> SpeechTokens:
+    """Returns the n-th ten tokens."""
+    K = _n_steps(options)
+    is_free = options is not None and K > 1 and options.policy == "fixed"
+    tokens = [10 * n + i + 500 * (is_free and 10 * n + i == 5) for i in range(10)]
+    stats = [TokenStat(i % K, entropy=1.0 + 0.1 * n, max_prob=0.5 - 0.05 * n, logprob=-0.7) for i in range(10)]
+    n_candidates = 0 if options is None else options.n_candidates
+    candidates = [Candidates(token, tuple((token + j, 0.5 / (j + 1)) for j in range(n_candidates))) for token in tokens]
+    return SpeechTokens(tokens, stats, t_s, candidates if n_candidates else [])
 
 
 def tone(duration_s: float, offset_s: float = 0.0, peak: float = 0.3) -> np.ndarray:

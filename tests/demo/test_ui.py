@@ -60,7 +60,7 @@ def test_a_model_that_is_not_there_is_one_sentence():
 def test_another_decoder_is_of_the_same_model():
     shared = app()
     assert shared.model_for("mtp_vocalnet") is shared.model
-    assert shared.model_for("ntp").decoders == ("ntp", "mtp_vocalnet")
+    assert shared.model_for("ntp").decoders == ("ntp", "mtp_vocalnet", "mtp_deepseek")
     shared.model_for("ntp").respond(audio=str(EXAMPLES[0].path))
     assert len(shared.model.requests) == 1
 

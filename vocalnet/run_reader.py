@@ -1,0 +1,264 @@
+"""Reads the three files of a run, which a stranger may have written: known names, bounded sizes, every field checked.
+
+Nothing is unpacked to the disk. `runs.load` makes a `Run` of what this returns.
+"""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import soundfile
+
+from vocalnet.audio import FULL_SCALE
+from vocalnet.config import from_dict
+from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
+from vocalnet.events import AudioChunk, Candidates, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
+
+VERSION = 1
+MANIFEST, EVENTS, AUDIO = FILES = ("run.json", "events.jsonl", "audio.wav")
+
+TEXT, WHOLE, NUMBER, FLAG = (str,), (int,), (int, float), (bool,)
+LIST, OBJECT = (list,), (dict,)
+MAX_NUMBER = 2.0**53  # whole numbers are exact up to here
+Kinds = dict[str, tuple[type, ...]]  # the fields of a JSON object and the types that each may have
+MANIFEST_FIELDS: Kinds = {
+    "version": WHOLE,
+    "model": TEXT,
+    "revision": TEXT,
+    "decoder": TEXT,
+    "tokens_per_step": WHOLE,
+    "policy": TEXT,
+    "seed": (int, type(None)),
+    "options": OBJECT,
+    "question": TEXT,
+    "text": TEXT,
+    "warnings": LIST,
+    "timings": OBJECT,
+    "sample_rate_hz": WHOLE,
+    "device": TEXT,
+    "versions": OBJECT,
+    "date": TEXT,
+}
+EVENT_FIELDS: dict[str, Kinds] = {
+    "TextDelta": {"text": TEXT},
+    "SpeechTokens": {"tokens": LIST, "stats": LIST, "candidates": LIST},
+    "AudioChunk": {"n_samples": WHOLE},
+    "Timings": {"stages": OBJECT},
+    "Finished": {},
+}
+STAT_FIELDS: Kinds = {"head": WHOLE, "entropy": NUMBER, "max_prob": NUMBER, "logprob": NUMBER, "kept": FLAG}
+CANDIDATE_FIELDS: Kinds = {"token": WHOLE, "likeliest": LIST}
+
+
+def read(path: Path, max_bytes: int) -> tuple[dict[str, Any], DecodeOptions, list[Event]]:
+    """Returns the manifest, the decoding options and the events of a run's folder or ZIP.
+
+    Raises:
+        ValueError: it is missing, damaged, too large, of another version, or something else; the message says where.
+    """
+    files = _read_folder(path, max_bytes) if path.is_dir() else _read_zip(path, max_bytes)
+    manifest = _object(_parse(files[MANIFEST], MANIFEST), {"version": WHOLE}, MANIFEST, is_open=True)
+    if manifest["version"] != VERSION:
+        raise ValueError(
+            f"{MANIFEST} has version {manifest['version']}; this program reads version {VERSION}. "
+            "Update VocalNet, or record the run again."
+        )
+    _object(manifest, MANIFEST_FIELDS, MANIFEST)
+    _numbers(manifest["timings"], f"{MANIFEST}: timings")
+    samples = _read_wav(files[AUDIO], manifest["sample_rate_hz"])
+    events, end_s = _events(files[EVENTS], samples, manifest["sample_rate_hz"])
+    return manifest, _options(manifest), [*events, Finished(_fold(events, manifest, samples), end_s)]
+
+
+# --- files ---
+
+
+def _read_folder(path: Path, max_bytes: int) -> dict[str, bytes]:
+    files, n_left = {}, max_bytes
+    for name in FILES:
+        file = path / name
+        if not file.is_file():
+            raise ValueError(f"{path.name} is not a run: it has no {name}.")
+        with file.open("rb") as stream:
+            files[name] = stream.read(n_left + 1)
+        n_left = _left(path, n_left, files[name], max_bytes)
+    return files
+
+
+def _read_zip(path: Path, max_bytes: int) -> dict[str, bytes]:
+    """Returns the three files of a ZIP; what a header claims of their size is not believed."""
+    if not path.is_file():
+        raise ValueError(f"There is no run file {path.name}. Give a run's folder or ZIP.")
+    try:
+        with zipfile.ZipFile(path) as archive:
+            members = [info for info in archive.infolist() if not info.is_dir()]
+            names = sorted(info.filename for info in members)
+            if names != sorted(FILES):
+                raise ValueError(
+                    f"{path.name} is not a run: it holds {', '.join(names[:4]) or 'nothing'}"
+                    f"{' ...' if len(names) > 4 else ''}; a run is {', '.join(FILES)} and nothing else. "
+                    "If it is the export of a lab, unpack it and take one of its runs."
+                )
+            files, n_left = {}, max_bytes
+            for info in members:
+                with archive.open(info) as member:
+                    files[info.filename] = member.read(n_left + 1)
+                n_left = _left(path, n_left, files[info.filename], max_bytes)
+            return files
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, EOFError, OSError) as error:
+        raise ValueError(f"{path.name} is not a readable ZIP ({error}). Export the run again.") from error
+
+
+def _left(path: Path, n_left: int, data: bytes, max_bytes: int) -> int:
+    """Returns how many bytes may still be read."""
+    if len(data) > n_left:
+        raise ValueError(f"{path.name} is too large: a run file holds at most {max_bytes / 2**20:.0f} MB unpacked.")
+    return n_left - len(data)
+
+
+def _read_wav(data: bytes, sample_rate_hz: int) -> np.ndarray:
+    """Returns the samples (n,) of a mono 16-bit WAV, the inverse of `write_wav`."""
+    try:
+        with soundfile.SoundFile(io.BytesIO(data)) as file:
+            found = (file.format, file.subtype, file.channels, file.samplerate)
+            pcm = file.read(dtype="int16") if found == ("WAV", "PCM_16", 1, sample_rate_hz) else None
+    except soundfile.LibsndfileError as error:
+        raise ValueError(f"{AUDIO} cannot be read as audio. Export the run again.") from error
+    if pcm is None:
+        raise ValueError(f"{AUDIO} must be a mono 16-bit WAV at {sample_rate_hz} Hz; it is {found}.")
+    return pcm.astype(np.float32) / (FULL_SCALE["int16"] - 1)
+
+
+# --- JSON ---
+
+
+def _parse(text: bytes, where: str) -> Any:
+    """Returns a JSON value; numbers that are none, infinite or beyond all measure are refused."""
+
+    def number(digits: str) -> float:
+        value = float(digits)
+        if not abs(value) < MAX_NUMBER:
+            raise ValueError(f"{digits[:20]} is not a usable number")
+        return int(digits) if digits.lstrip("-").isdigit() else value
+
+    try:
+        return json.loads(text, parse_float=number, parse_int=number, parse_constant=number)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where} is not valid JSON ({error}). Export the run again.") from error
+
+
+def _object(value: Any, kinds: Kinds, where: str, is_open: bool = False) -> dict[str, Any]:
+    """Returns a JSON object that has these fields, each of one of its types, and no others unless it `is_open`."""
+    if type(value) is not dict:
+        raise ValueError(f"{where} must be a JSON object.")
+    for name, types in kinds.items():
+        if name not in value:
+            raise ValueError(f"{where} has no {name!r}.")
+        if type(value[name]) not in types:
+            raise ValueError(f"{where}: {name!r} must be of type {' or '.join(t.__name__ for t in types)}.")
+    unknown = sorted(set(value) - set(kinds))
+    if unknown and not is_open:
+        raise ValueError(f"{where} has an unknown field {unknown[0]!r}.")
+    return value
+
+
+def _numbers(values: dict[str, Any], where: str) -> None:
+    if any(type(value) not in NUMBER for value in values.values()):
+        raise ValueError(f"{where} must be numbers.")
+
+
+# --- events ---
+
+
+def _events(text: bytes, samples: np.ndarray, sample_rate_hz: int) -> tuple[list[Event], float]:
+    """Returns the events but for Finished, and its time."""
+    events: list[Event] = []
+    n_used, now_s, end_s = 0, 0.0, None
+    for number, line in enumerate(text.splitlines(), 1):
+        where = f"{EVENTS}, line {number}"
+        values = _object(_parse(line, where), {"type": TEXT, "t_s": NUMBER}, where, is_open=True)
+        kind, t_s = values.pop("type"), values.pop("t_s")
+        if kind not in EVENT_FIELDS:
+            raise ValueError(f"{where}: there is no event {kind!r}; known: {', '.join(EVENT_FIELDS)}.")
+        _object(values, EVENT_FIELDS[kind], where)
+        if t_s < now_s:
+            raise ValueError(f"{where}: time runs backwards, from {now_s} s to {t_s} s.")
+        if end_s is not None:
+            raise ValueError(f"{where}: there is an event after Finished.")
+        now_s = t_s
+        if kind == "Finished":
+            end_s = t_s
+        elif kind == "AudioChunk":
+            n = max(0, values["n_samples"])
+            events.append(AudioChunk(samples[n_used : n_used + n], sample_rate_hz, t_s))
+            n_used += n
+        else:
+            events.append(_event(kind, values, t_s, where))
+    if end_s is None:
+        raise ValueError(f"{EVENTS} does not end with Finished: the recording was cut short.")
+    if n_used != len(samples):
+        raise ValueError(f"{EVENTS} tells of {n_used} samples, {AUDIO} holds {len(samples)}. Export the run again.")
+    return events, end_s
+
+
+def _event(kind: str, values: dict[str, Any], t_s: float, where: str) -> Event:
+    """Returns an event that is all in its line."""
+    if kind == "TextDelta":
+        return TextDelta(values["text"], t_s)
+    if kind == "Timings":
+        _numbers(values["stages"], f"{where}: stages")
+        return Timings(values["stages"], t_s)
+    stats = [TokenStat(**_object(stat, STAT_FIELDS, f"{where}: a statistic")) for stat in values["stats"]]
+    made = [_candidates(entry, f"{where}: a candidate") for entry in values["candidates"]]
+    if any(type(token) is not int for token in values["tokens"]) or any(stat.head < 0 for stat in stats):
+        raise ValueError(f"{where}: tokens and heads must be whole numbers from 0.")
+    if made and len(made) != len(stats):
+        raise ValueError(f"{where}: there are {len(stats)} statistics, but candidates for {len(made)}.")
+    return SpeechTokens(values["tokens"], stats, t_s, made)
+
+
+def _candidates(entry: Any, where: str) -> Candidates:
+    values = _object(entry, CANDIDATE_FIELDS, where)
+    for row in values["likeliest"]:
+        if type(row) is not list or len(row) != 2 or type(row[0]) is not int or type(row[1]) not in NUMBER:
+            raise ValueError(f"{where} must hold pairs of a token and its probability.")
+    return Candidates(values["token"], tuple((token, prob) for token, prob in values["likeliest"]))
+
+
+def _fold(events: Sequence[Event], manifest: dict[str, Any], samples: np.ndarray) -> Result:
+    """Returns the result that the events add up to."""
+    spoken = [event for event in events if isinstance(event, SpeechTokens)]
+    return Result(
+        text=manifest["text"],
+        audio=samples,
+        sample_rate_hz=manifest["sample_rate_hz"],
+        speech_tokens=list(itertools.chain.from_iterable(event.tokens for event in spoken)),
+        stats=list(itertools.chain.from_iterable(event.stats for event in spoken)),
+        timings=manifest["timings"],
+        warnings=[str(warning) for warning in manifest["warnings"]],
+    )
+
+
+def _options(manifest: dict[str, Any]) -> DecodeOptions:
+    """Returns the decoding options of a manifest; they check themselves."""
+    values = {**manifest["options"], **{name: manifest[name] for name in ("tokens_per_step", "policy", "seed")}}
+    missing = sorted({field.name for field in fields(DecodeOptions)} - set(values))
+    if missing:
+        raise ValueError(f"{MANIFEST}: the options lack {', '.join(missing)}.")
+    nested: dict[str, type] = {"penalty": RepetitionPenalty, "repetition_aware": RepetitionAware}
+    try:
+        for name, kind in nested.items():
+            if values[name] is not None:
+                values[name] = from_dict(kind, values[name], f"{MANIFEST}: {name}")
+        return from_dict(DecodeOptions, values, f"{MANIFEST}: options")
+    except (TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{MANIFEST} has options that cannot be used ({error}).") from error
