@@ -77,7 +77,7 @@ class _Answer:
 
 
 @dataclass(frozen=True)
-class _Track:
+class Track:
     """One rendering of the spoken texts, and what the judges say of it; `mos` is None where there is no sound."""
 
     heard: list[str]
@@ -88,6 +88,12 @@ class _Track:
         """Mean of one DNSMOS score over the clips with sound; None where it was not asked for."""
         values = [getattr(mos, score) for mos in self.mos if mos is not None]
         return float(np.mean(values)) if values and None not in values else None
+
+    def row(self, number: int) -> dict[str, Any]:
+        """Returns what was heard of one clip, with its errors and its score."""
+        mos = self.mos[number]
+        p808 = mos.p808 if mos else None
+        return {"heard": self.heard[number], **asdict(self.errors[number]), "dnsmos_p808": p808}
 
 
 def load_items(path: str | Path) -> list[dict[str, Any]]:
@@ -147,11 +153,8 @@ def evaluate(
     Raises:
         ValueError: an item is malformed, or its recording cannot be used.
     """
-    if not items:
-        raise ValueError("The set is empty: there is nothing to evaluate.")
-    parsed = [_parse(item, number) for number, item in enumerate(items)]
-    in_domain = [item.id for item in parsed if item.kind == "in_domain"]
-    spoken = set(random.Random(seed).sample(in_domain, min(n_speech, len(in_domain))))
+    parsed = parse_items(items)
+    spoken = spoken_ids(parsed, n_speech, seed)
     answers = [
         _answer(model, item, item.id in spoken, options) for item in tqdm(parsed, "answers", unit="clip", disable=None)
     ]
@@ -166,6 +169,23 @@ def evaluate(
         "cells": _cells(answers, tracks),
         **provenance(seed),
     }
+
+
+def parse_items(items: Sequence[dict[str, Any]]) -> list[Item]:
+    """Returns the items of a set.
+
+    Raises:
+        ValueError: there are none, or one is malformed.
+    """
+    if not items:
+        raise ValueError("The set is empty: there is nothing to evaluate.")
+    return [_parse(item, number) for number, item in enumerate(items)]
+
+
+def spoken_ids(items: Sequence[Item], n: int, seed: int) -> set[str]:
+    """Returns the ids of the `n` in-domain items whose answers are judged by ear, or of all if there are fewer."""
+    in_domain = [item.id for item in items if item.kind == "in_domain"]
+    return set(random.Random(seed).sample(in_domain, min(n, len(in_domain))))
 
 
 def _parse(values: dict[str, Any], number: int) -> Item:
@@ -192,7 +212,7 @@ def _tracks(
     source_voice: Callable[[str], Clip] | None,
     resynthesise: Callable[[np.ndarray, int], Clip] | None,
     judges: Judges | None,
-) -> dict[str, _Track]:
+) -> dict[str, Track]:
     """Judges the model's clips and, where there is one, the source voice's and its resynthesis, on the same texts."""
     if not answers:
         return {}
@@ -204,16 +224,24 @@ def _tracks(
         if resynthesise is not None:
             clips[RESYNTHESIS] = [resynthesise(*clip) for clip in tqdm(clips[SOURCE], "resynthesis", disable=None)]
     score = judges.make_mos()
-    tracks = {}
-    for name, own in clips.items():
-        heard = judges.transcribe(own)
-        errors = [word_errors(text, words) for text, words in zip(texts, heard, strict=True)]
-        mos = [score(*clip) if len(clip[0]) else None for clip in tqdm(own, f"DNSMOS {name}", disable=None)]
-        tracks[name] = _Track(heard, errors, mos)
-    return tracks
+    return {name: judge(texts, own, judges.transcribe, score, name) for name, own in clips.items()}
 
 
-def _speech_report(tracks: dict[str, _Track], seed: int) -> dict[str, Any]:
+def judge(
+    texts: Sequence[str],
+    clips: Sequence[Clip],
+    transcribe: Callable[[Sequence[Clip]], list[str]],
+    score: Callable[[np.ndarray, int], Mos],
+    name: str = "",
+) -> Track:
+    """Hears and scores one rendering of the texts; `name` is for the progress bar."""
+    heard = transcribe(clips)
+    errors = [word_errors(text, words) for text, words in zip(texts, heard, strict=True)]
+    mos = [score(*clip) if len(clip[0]) else None for clip in tqdm(clips, f"DNSMOS {name}", disable=None)]
+    return Track(heard, errors, mos)
+
+
+def _speech_report(tracks: dict[str, Track], seed: int) -> dict[str, Any]:
     """Rates, intervals and mean scores of every track; None for one that was not made."""
     report: dict[str, Any] = {"n_speech": len(tracks[""].errors) if tracks else 0, "ci95": {}, "word_errors": {}}
     for name in ("", SOURCE, RESYNTHESIS):
@@ -272,7 +300,7 @@ def _speed_report(answers: Sequence[_Answer]) -> dict[str, Any]:
     return {"real_time_factor": real_time_factor(busy_s, audio_s), "timings": times}
 
 
-def _cells(answers: Sequence[_Answer], tracks: dict[str, _Track]) -> list[dict[str, Any]]:
+def _cells(answers: Sequence[_Answer], tracks: dict[str, Track]) -> list[dict[str, Any]]:
     """One row per item, so that every number above can be recounted."""
     cells, row = [], 0
     for answer in answers:
@@ -282,10 +310,7 @@ def _cells(answers: Sequence[_Answer], tracks: dict[str, _Track]) -> list[dict[s
         if answer.is_spoken and _words(answer.result.text):
             samples, sample_rate_hz = answer.clip
             cell |= {"audio_s": len(samples) / sample_rate_hz, "total_s": answer.result.timings["total"]}
-            for name, track in tracks.items():
-                mos = track.mos[row]
-                cell[name or "speech"] = {"heard": track.heard[row], **asdict(track.errors[row])}
-                cell[name or "speech"]["dnsmos_p808"] = mos.p808 if mos else None
+            cell |= {name or "speech": track.row(row) for name, track in tracks.items()}
             row += 1
         cells.append(cell)
     return cells

@@ -105,8 +105,7 @@ def test_a_run_of_groups_has_a_bound_too():
 def test_measured_compares_speeds_by_their_medians():
     assert tokens_per_second(30, [1.0, 3.0, 2.0]) == 15
     assert measured(30.0, 20.0) == 1.5
-    for n_tokens, seconds in ((0, [1.0]), (10, [])):
-        with pytest.raises(ValueError, match="at least one"):
-            tokens_per_second(n_tokens, seconds)
+    with pytest.raises(ValueError, match="at least one"):
+        tokens_per_second(10, [])
     with pytest.raises(ValueError, match="no speedup"):
         bounds_of(PUBLISHED, [])

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from vocalnet.events import TokenStat
-from vocalnet.metrics.tokens import ENTROPY_EDGES, MAX_PROB_EDGES, token_summary
+from vocalnet.metrics.tokens import ENTROPY_EDGES, MAX_PROB_EDGES, agreement, token_summary
 
 STATS = [
     TokenStat(0, entropy=1.0, max_prob=0.5, logprob=-1.0),
@@ -48,3 +48,11 @@ def test_it_is_plain_json_even_of_nothing():
     assert empty["kept"]["entropy"]["mean"] is None
     assert sum(empty["kept"]["entropy"]["counts"]) == 0
     assert json.loads(json.dumps(token_summary(STATS)))["n_kept"] == 3
+
+
+@pytest.mark.parametrize(
+    ("tokens", "reference", "expected"),
+    [([1, 2, 3, 4], [1, 2, 3, 4], 1.0), ([1, 2, 3], [1, 9, 3, 4], 0.5), ([], [1], 0.0), ([], [], 1.0)],
+)
+def test_agreement(tokens, reference, expected):
+    assert agreement(tokens, reference) == agreement(reference, tokens) == expected

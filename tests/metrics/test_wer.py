@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 from vocalnet.metrics import extras
-from vocalnet.metrics.wer import WordErrors, corpus_errors, difference_interval, interval, normalise, word_errors
+from vocalnet.metrics.wer import (
+    WordErrors,
+    corpus_errors,
+    difference,
+    difference_interval,
+    interval,
+    normalise,
+    rate,
+    word_errors,
+)
 
 
 @pytest.mark.parametrize(
@@ -62,9 +71,29 @@ def test_paired_difference_is_exact_where_systems_differ_by_a_constant():
         difference_interval(worse, baseline[1:])
 
 
+def test_rate_keeps_the_kinds_of_errors_apart():
+    utterances = [WordErrors(1, 2, 0, 10), WordErrors(0, 0, 3, 30)]
+    found = rate(utterances, seed=4)
+    assert found["wer"] == pytest.approx(6 / 40)
+    assert [found[name] for name in ("substitutions", "deletions", "insertions", "n_words")] == [1, 2, 3, 40]
+    assert found["ci95"] == interval(utterances, seed=4)
+
+
+def test_difference_is_paired_and_signed():
+    baseline = [WordErrors(substitutions=i % 3, n_words=10) for i in range(30)]
+    better = [WordErrors(deletions=u.n_errors // 2, n_words=10) for u in baseline]
+    found = difference(better, baseline)
+    assert found["wer"] == pytest.approx(corpus_errors(better).wer - corpus_errors(baseline).wer)
+    low, high = found["ci95"]
+    assert low < found["wer"] < high < 0
+    # unpaired, the interval would have to cover both systems' spread
+    assert high - low < interval(baseline)[1] - interval(baseline)[0]
+
+
 def test_no_utterances_is_an_error():
-    with pytest.raises(ValueError, match="at least one"):
-        interval([])
+    for measure in (interval, rate):
+        with pytest.raises(ValueError, match="at least one"):
+            measure([])
 
 
 def test_a_missing_package_is_named():

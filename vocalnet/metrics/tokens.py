@@ -43,6 +43,16 @@ def token_summary(stats: Sequence[TokenStat]) -> dict[str, Any]:
     }
 
 
+def agreement(tokens: Sequence[int], reference: Sequence[int]) -> float:
+    """Returns the share of places that hold the same token in both, of the longer one's places; 1 for two empty ones.
+
+    A token that is inserted moves all later ones: one early change can cost the rest, though it sounds alike.
+    """
+    n_same = sum(token == other for token, other in zip(tokens, reference, strict=False))
+    longest = max(len(tokens), len(reference))
+    return n_same / longest if longest else 1.0
+
+
 def _distributions(stats: Sequence[TokenStat]) -> dict[str, Any]:
     return {
         "n": len(stats),

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 
@@ -94,6 +95,26 @@ def difference_interval(
         raise ValueError(f"A paired interval needs the same utterances: got {len(utterances)} and {len(baseline)}.")
     draws = _draws(len(utterances), seed)
     return _percentiles(_resampled_rates(utterances, draws) - _resampled_rates(baseline, draws))
+
+
+def rate(utterances: Sequence[WordErrors], seed: int = 0) -> dict[str, Any]:
+    """Returns {"wer", "ci95", "substitutions", "deletions", "insertions", "n_words"} of a corpus.
+
+    Raises:
+        ValueError: there are no utterances.
+    """
+    total = corpus_errors(utterances)
+    return {"wer": total.wer, "ci95": interval(utterances, seed), **asdict(total)}
+
+
+def difference(utterances: Sequence[WordErrors], baseline: Sequence[WordErrors], seed: int = 0) -> dict[str, Any]:
+    """Returns {"wer", "ci95"} of WER(utterances) - WER(baseline), paired: below 0 is better than the baseline.
+
+    Raises:
+        ValueError: the two do not hold the same number of utterances, or none.
+    """
+    wer = corpus_errors(utterances).wer - corpus_errors(baseline).wer
+    return {"wer": wer, "ci95": difference_interval(utterances, baseline, seed)}
 
 
 def _draws(n: int, seed: int) -> np.ndarray:

@@ -1,0 +1,129 @@
+"""Figures: pure functions from plain data to matplotlib figures, without pyplot, so that threads do not share one."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+TEAL, SLATE, RED = "#0d9488", "#64748b", "#dc2626"
+COLOURS = (TEAL, "#7c3aed", "#d97706", "#2563eb", "#be185d", "#4d7c0f")
+MARKERS = "osD^vP"
+DPI = 160
+MEASURES = {"max_prob": "maximum probability", "entropy": "entropy (nats)"}
+
+
+def pareto(cells: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float] | None = None) -> Figure:
+    """Returns WER against tokens per second, one point a cell, and the front of those that no other beats in both.
+
+    Args:
+        cells: {"cell", "policy", "tokens_per_s", "wer", "ci95"} each, rates as fractions; "ci95" may be None.
+        ceilings: names and WERs of what no cell can be expected to beat.
+    """
+    figure = Figure(figsize=(8, 4.8), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    policies = list(dict.fromkeys(cell["policy"] for cell in cells))
+    for n, policy in enumerate(policies):
+        own = [cell for cell in cells if cell["policy"] == policy]
+        axes.errorbar(
+            [cell["tokens_per_s"] for cell in own],
+            [100 * cell["wer"] for cell in own],
+            yerr=_whiskers(own),
+            fmt=MARKERS[n % len(MARKERS)],
+            color=COLOURS[n % len(COLOURS)],
+            elinewidth=0.8,
+            capsize=2,
+            label=policy,
+        )
+    for cell in cells:
+        place = (cell["tokens_per_s"], 100 * cell["wer"])
+        axes.annotate(cell["cell"], place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=SLATE)
+    front = pareto_front(cells)
+    axes.plot([cell["tokens_per_s"] for cell in front], [100 * cell["wer"] for cell in front], color=SLATE, lw=0.8)
+    for name, wer in (ceilings or {}).items():
+        axes.axhline(100 * wer, color=SLATE, lw=0.8, ls=":")
+        axes.annotate(name, (1, 100 * wer), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    _label(axes, "speech tokens per second (talker)", "word error rate (%)")
+    if policies:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def pareto_front(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Returns the cells that no other beats in both WER and tokens per second, slowest first."""
+    front: list[Mapping[str, Any]] = []
+    for cell in sorted(cells, key=lambda cell: (-cell["tokens_per_s"], cell["wer"])):
+        if not front or cell["wer"] < front[-1]["wer"]:
+            front.append(cell)
+    return front[::-1]
+
+
+def speedups(cells: Sequence[Mapping[str, Any]]) -> Figure:
+    """Returns three bars a cell: nominal speedup, the bound on it by weights read, and measured.
+
+    Args:
+        cells: {"cell", "nominal", "bound_weights", "measured"} each; None where there is none.
+    """
+    figure = Figure(figsize=(6.4, 1.1 + 0.62 * max(len(cells), 1)), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    bars = {"nominal": ("#cbd5e1", "nominal"), "bound_weights": ("#94a3b8", "bound"), "measured": (TEAL, "measured")}
+    for n, (name, (colour, label)) in enumerate(bars.items()):
+        places = [place + 0.26 * (n - 1) for place in range(len(cells))]
+        values = [cell[name] or 0 for cell in cells]
+        drawn = axes.barh(places, values, height=0.24, color=colour, label=label)
+        axes.bar_label(drawn, [f"{v:.2f}" if v else "" for v in values], padding=3, fontsize=8, color=SLATE)
+    axes.axvline(1, color=SLATE, lw=0.8, ls=":")
+    axes.set_yticks(range(len(cells)), [cell["cell"] for cell in cells], fontsize=9)
+    axes.invert_yaxis()
+    axes.margins(x=0.1)
+    _label(axes, "speedup over one token per step (×)", "")
+    axes.legend(frameon=False, fontsize=8, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """Returns a figure as a file."""
+    data = io.BytesIO()
+    figure.savefig(data, format="png")
+    return data.getvalue()
+
+
+def token_histograms(summary: Mapping[str, Any], title: str = "", measures: Sequence[str] = tuple(MEASURES)) -> Figure:
+    """Returns the paper's Figure 3 for every head: maximum probability and entropy, dashed lines at the means.
+
+    `summary`: as `vocalnet.metrics.tokens.token_summary` makes it.
+    """
+    figure = Figure(figsize=(4.8 * len(measures), 3.6), dpi=DPI, layout="constrained")
+    heads = [head for head in summary["heads"] if head["n"]]
+    for axes, name in zip(figure.subplots(1, len(measures), squeeze=False)[0], measures, strict=True):
+        edges = summary["edges"][name]
+        for n, head in enumerate(heads):
+            colour = COLOURS[n % len(COLOURS)]
+            shares = [count / head["n"] for count in head[name]["counts"]]
+            what = "main head" if head["head"] == 0 else f"module {head['head']}"
+            mean = head[name]["mean"]
+            axes.stairs(shares, edges, color=colour, fill=n == 0, alpha=0.35 if n == 0 else 1.0)
+            axes.axvline(mean, color=colour if len(heads) > 1 else RED, ls="--", lw=1, label=f"{what}: {mean:.2f}")
+        _label(axes, MEASURES[name], "share of tokens")
+        if heads:
+            axes.legend(frameon=False, fontsize=8, title="mean")
+    if title:
+        figure.suptitle(title)
+    return figure
+
+
+def _whiskers(cells: Sequence[Mapping[str, Any]]) -> list[list[float]]:
+    """Returns how far the intervals reach below and above the rates, in percent."""
+    spans = [cell["ci95"] or (cell["wer"], cell["wer"]) for cell in cells]
+    below = [100 * max(cell["wer"] - low, 0) for cell, (low, _) in zip(cells, spans, strict=True)]
+    above = [100 * max(high - cell["wer"], 0) for cell, (_, high) in zip(cells, spans, strict=True)]
+    return [below, above]
+
+
+def _label(axes: Axes, x: str, y: str) -> None:
+    axes.set_xlabel(x)
+    axes.set_ylabel(y)
+    axes.spines[["top", "right"]].set_visible(False)

@@ -1,0 +1,106 @@
+"""Tables: numbers and words from a report made by hand; the README's are those of the results."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from grid_reports import grid_report
+
+from vocalnet.report import fill, load_results, no_worse_and_faster, pareto_points, sections
+
+ROOT = Path(__file__).parents[1]
+BENCH = {
+    "preset": "nano",
+    "what": "talker",
+    "dtype": "float32",
+    "kernel": "packed",
+    "cells": [{"head": "ntp", "tokens_per_step": 1, "seconds": [0.1, 0.2], "tokens_per_s": 1234.5}],
+    "machine": {"cpu": "a processor", "torch_threads": 2, "gpu": None},
+    "date": "2026-01-02T03:04:05+00:00",
+    "commit": "abc",
+    "seed": 0,
+}
+
+
+def lines(text, start):
+    return [line for line in text.splitlines() if line.startswith(start)]
+
+
+def test_grid_table():
+    tables = sections({"policies": grid_report()})
+    table = tables["policies"]
+    (row,) = lines(table, "| mtp_vocalnet | 5 | top_n=2 |")
+    cells = [cell.strip() for cell in row.strip("|").split("|")]
+    assert cells[3].startswith("10.0 [")
+    assert cells[4:6] == ["8 / 0 / 0", "+5.0 [+1.2, +8.8]"]
+    assert cells[6:8] == ["+0.0 [+0.0, +0.0]", "3.20"]
+    assert cells[8:] == ["5.00×", "2.50 / " + cells[9].split(" / ")[1], "2.00×", "1000", "10 %"]
+    (baseline,) = lines(table, "| ntp |")
+    assert baseline.count("–") == 2  # no difference from itself, no fixed 3
+    assert "Ceiling, source voice: WER 0.0 [0.0, 0.0] %, DNSMOS 3.00." in table
+    assert "Not run: group_trans_3 3 (This checkpoint has no decoder 'group_trans_3')." in table
+    assert "measured over ntp 1, the fastest" in table
+    (head,) = lines(tables["policies-tokens"], "| mtp_vocalnet 3 | 2 |")
+    assert head == "| mtp_vocalnet 3 | 2 | 16 | 100 % | 3.00 | 0.50 |"
+
+
+def test_the_finding_names_policies_that_earn_their_keep():
+    report = grid_report()
+    ((cell, faster),) = no_worse_and_faster(report)
+    assert (cell["cell"], faster) == ("mtp_vocalnet 5 top_n=2", pytest.approx(1.25))
+    assert "mtp_vocalnet 5 top_n=2 (+0.0 [+0.0, +0.0] points, 1.25 times as fast)." in sections({"x": report})["x"]
+    report["cells"] = [row for row in report["cells"] if "top_n" not in row["cell"]]
+    assert "beyond doubt: none." in sections({"x": report})["x"]
+    report["cells"] = [row for row in report["cells"] if row["policy"] == "fixed"]
+    assert "beyond doubt" not in sections({"x": report})["x"]
+
+
+def test_pareto_points():
+    point = pareto_points(grid_report())[0]
+    assert (point["cell"], point["policy"], point["tokens_per_s"]) == ("ntp 1", "fixed", pytest.approx(500))
+    assert point["wer"] == pytest.approx(0.05)
+    assert len(point["ci95"]) == 2
+
+
+def test_bench_table():
+    table = sections({"bench": BENCH})["bench"]
+    assert table.splitlines()[0] == "| head | tokens per step | tokens per s |"
+    assert "| ntp | 1 | 1.23e+03 |" in table
+    assert "nano, talker, float32, kernel packed, random weights. a processor, 2 threads, 2026-01-02" in table
+
+
+def test_published_tables_stay_apart_and_say_what_they_are():
+    table = sections({})["published-3"]
+    assert "| Group-Linear | 3 | 3× | 11.50 | 4.488 |" in table
+    assert "arXiv 2504.04060, Table 3, as published." in table
+
+
+def test_fill_replaces_marked_tables_only():
+    readme = "a\n<!-- report: x -->\nold\n<!-- end of report -->\nb\n"
+    filled = fill(readme, {"x": "new | \\1"})
+    assert filled == "a\n<!-- report: x -->\nnew | \\1\n<!-- end of report -->\nb\n"
+    assert fill(filled, {"x": "new | \\1"}) == filled
+    with pytest.raises(ValueError, match="table 'x', but none"):
+        fill(readme, {})
+
+
+def test_only_results_are_read(tmp_path):
+    path = tmp_path / "r.json"
+    with pytest.raises(ValueError, match="Cannot read the results"):
+        load_results([path])
+    path.write_text("{")
+    with pytest.raises(ValueError, match="not JSON"):
+        load_results([path])
+    path.write_text('{"a": 1}')
+    with pytest.raises(ValueError, match="no results of vocalnet"):
+        load_results([path])
+    path.write_text(json.dumps(BENCH))
+    assert list(load_results([path])) == ["r"]
+
+
+def test_the_readme_is_up_to_date():
+    readme = (ROOT / "README.md").read_text()
+    results = sorted((ROOT / "results").glob("*.json"))
+    assert fill(readme, sections(load_results(results))) == readme, "run: vocalnet report --readme README.md"

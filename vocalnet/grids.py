@@ -1,0 +1,96 @@
+"""The named grids of `vocalnet eval --grid`: which decoders, at how many tokens per step, under which policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from vocalnet.decoder.options import DecodeOptions
+
+COMMON_BUDGET = "mtp_vocalnet_4"  # the MTP-VocalNet that had the other decoders' budget; the default had a longer one
+OWN = "mtp_vocalnet"
+PARAMETERS = {"typical": "eps", "top_n": "top_n", "confidence": "tau"}  # the option that a policy is tuned by
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """One way of speaking: a decoder of the checkpoint and how it decodes."""
+
+    decoder: str
+    options: DecodeOptions
+
+    @property
+    def label(self) -> str:
+        """A short name that is unique in its grid, such as "mtp_vocalnet 5 top_n=2"."""
+        policy, name = self.options.policy, PARAMETERS.get(self.options.policy)
+        tuned = f"={getattr(self.options, name):g}" if name else ""
+        return f"{self.decoder} {self.options.tokens_per_step}" + ("" if policy == "fixed" else f" {policy}{tuned}")
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it says one token per step."""
+        return self.options.tokens_per_step == 1
+
+    @property
+    def fixed_3(self) -> Cell:
+        """The same decoder as the paper ships it: three tokens per step, all kept."""
+        return _cell(self.decoder, 3)
+
+
+def table3(decoders: Sequence[str]) -> list[Cell]:
+    """Returns the 14 cells of the paper's Table 3; `decoders` are those that the checkpoint offers."""
+    vocalnet = COMMON_BUDGET if COMMON_BUDGET in decoders else OWN
+    cells = [_cell("ntp", 1)]
+    cells += [_cell(f"{head}_{size}", size) for head in ("group_linear", "group_trans") for size in (3, 5)]
+    return cells + [_cell(head, K) for head in ("mtp_parallel_linear", "mtp_deepseek", vocalnet) for K in (1, 3, 5)]
+
+
+def table4(decoders: Sequence[str]) -> list[Cell]:
+    """Returns MTP-VocalNet with M = 2, 4 and 6 modules at 1 to 1 + M tokens per step, after the paper's Table 4.
+
+    `ntp`, which is not in that table, is the common baseline of all grids.
+    """
+    steps = {2: (1, 3), 4: (1, 3, 5), 6: (1, 3, 5, 7)}
+    return [_cell("ntp", 1)] + [_cell(f"mtp_vocalnet_{M}", K) for M, numbers in steps.items() for K in numbers]
+
+
+def seeds(decoders: Sequence[str]) -> list[Cell]:
+    """Returns what two seeds of one training differ by: the yardstick for differences between decoders."""
+    cells = [_cell(name, 1) for name in ("ntp", "ntp_seed2")]
+    return cells + [_cell(name, K) for name in (COMMON_BUDGET, f"{COMMON_BUDGET}_seed2") for K in (1, 3, 5)]
+
+
+def policies(decoders: Sequence[str]) -> list[Cell]:
+    """Returns one decoder under every greedy policy, from strict to tolerant, and `ntp` to compare speeds with."""
+    tuned: list[tuple[str, str, Sequence[float]]] = [
+        ("top_n", "top_n", (2, 5, 20)),
+        ("typical", "eps", (0.3, 0.09, 0.03)),
+        ("confidence", "tau", (0.9, 0.7, 0.5, 0.3)),
+    ]
+    cells = [_cell("ntp", 1), *(_cell(OWN, K) for K in range(1, 6))]
+    cells += [_cell(OWN, K, policy="greedy_verify") for K in (3, 5)]
+    return cells + [_cell(OWN, 5, policy=policy, **{name: v}) for policy, name, values in tuned for v in values]
+
+
+GRIDS: dict[str, Callable[[Sequence[str]], list[Cell]]] = {
+    "table3": table3,
+    "table4": table4,
+    "seeds": seeds,
+    "policies": policies,
+}
+
+
+def find_grid(name: str, decoders: Sequence[str]) -> list[Cell]:
+    """Returns the cells of a named grid, those included that the checkpoint cannot run.
+
+    Raises:
+        ValueError: there is no such grid.
+    """
+    if name not in GRIDS:
+        raise ValueError(f"There is no grid {name!r}. Available: {', '.join(GRIDS)}")
+    return GRIDS[name](decoders)
+
+
+def _cell(decoder: str, tokens_per_step: int, **options: Any) -> Cell:
+    return Cell(decoder, DecodeOptions(tokens_per_step=tokens_per_step, **options))

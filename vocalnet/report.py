@@ -1,0 +1,269 @@
+"""Results JSON -> the README's tables, and whether those in the README are up to date.
+
+A table stands in the README between `<!-- report: NAME -->` and `<!-- end of report -->`. NAME is that of a results
+file without its suffix, of one of its further tables (`NAME-tokens`), or `published-3` for the paper's Table 3.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from vocalnet.published import NUMBERS, published_table
+
+MARKED = re.compile(r"(<!-- report: (\S+) -->\n).*?(<!-- end of report -->)", re.DOTALL)
+NONE = "–"
+
+
+def load_results(paths: Iterable[str | Path]) -> dict[str, Any]:
+    """Returns reports by their file's name without suffix.
+
+    Raises:
+        ValueError: a file is missing, or not a results file.
+    """
+    reports = {}
+    for path in map(Path, paths):
+        try:
+            reports[path.stem] = json.loads(path.read_text(encoding="utf-8"))
+        except OSError as error:
+            raise ValueError(f"Cannot read the results {path}: {error.strerror}.") from error
+        except ValueError as error:
+            raise ValueError(f"The results {path} are not JSON ({error}).") from error
+        if not isinstance(reports[path.stem], dict) or not any(key in reports[path.stem] for key in KINDS):
+            raise ValueError(f"{path} holds no results of vocalnet eval or bench.")
+    return reports
+
+
+def sections(reports: dict[str, Any]) -> dict[str, str]:
+    """Returns the Markdown of every table, by its name: those of the reports, and the paper's own."""
+    found = {f"published-{number}": published(number) for number in NUMBERS}
+    for name, report in reports.items():
+        make = next(make for key, make in KINDS.items() if key in report)
+        for suffix, text in make(report).items():
+            found[f"{name}{suffix}"] = text
+    return found
+
+
+def fill(readme: str, tables: dict[str, str]) -> str:
+    """Returns a README with its marked tables replaced.
+
+    Raises:
+        ValueError: a table is asked for that is not there.
+    """
+
+    def replaced(match: re.Match[str]) -> str:
+        opening, name, closing = match.groups()
+        if name not in tables:
+            raise ValueError(f"The README has a table {name!r}, but none of the given results makes it.")
+        return f"{opening}{tables[name]}\n{closing}"
+
+    return MARKED.sub(replaced, readme)
+
+
+def published(number: int) -> str:
+    """Returns one of the paper's tables, with its source and its notes."""
+    table = published_table(number)
+    header = [
+        column.name if column.unit in (None, "×") else f"{column.name} ({column.unit})" for column in table.columns
+    ]
+    notes = [f"Source: {table.source}, as published.", *table.notes]
+    return _table(header, table.printed()) + "\n\n" + " ".join(notes)
+
+
+def evaluation_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the tables of `vocalnet eval`: "" the overview, "-topics" right answers by topic."""
+
+    def share(counts: dict[str, Any]) -> str:
+        return f"{counts['right']} of {counts['n']} ({100 * counts['right'] / max(counts['n'], 1):.1f} %)"
+
+    ci95 = report["ci95"]
+    rows = [["right answers", share(report)]]
+    rows += [[f"right answers, {split} voices", share(row)] for split, row in report["right_by_voice_split"].items()]
+    rows += [
+        ["refusals of clips outside the domain", share(report["out_of_domain"])],
+        ["refusals of questions inside it", share({"right": report["refused_in_domain"], "n": report["n"]})],
+    ]
+    tracks = (("spoken answers", "wer", "dnsmos_p808"), ("source voice", "wer_source", "dnsmos_source"))
+    for what, wer, mos in (*tracks, ("token resynthesis", "wer_resynthesis", "dnsmos_resynthesis")):
+        rows.append([f"WER % of the {what} [95 %]", _percent(report[wer], ci95.get(wer))])
+        if report[wer] is not None:
+            rows.append([f"substitutions / deletions / insertions of the {what}", _edits(report["word_errors"][wer])])
+        rows.append([f"DNSMOS P.808 of the {what}", _number(report[mos], 2)])
+    rows.append(["real-time factor, speech to speech", _number(report["real_time_factor"], 2)])
+    topics = [[topic, share(counts)] for topic, counts in report["right_by_topic"].items()]
+    note = _provenance(report, f"{report['n_speech']} answers judged by ear.")
+    return {
+        "": _table(["measure", "value"], rows) + note,
+        "-topics": _table(["topic", "right"], topics) + note,
+    }
+
+
+def grid_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the tables of `vocalnet eval --grid`: "" the comparison, "-tokens" the statistics of every head."""
+    header = ["decoder", "tokens per step", "policy", "WER % [95 %]", "S / D / I", f"− {report['baseline']} [95 %]"]
+    header += [
+        "− own fixed 3 [95 %]",
+        "DNSMOS",
+        "nominal",
+        "bound: layers / weights",
+        "measured",
+        "tokens/s",
+        "as own 1×",
+    ]
+    rows = []
+    for cell in report["cells"]:
+        wer, speedup, agreement = cell["wer"], cell["speedup"], cell["agreement"]
+        rows.append(
+            [
+                cell["decoder"],
+                str(cell["tokens_per_step"]),
+                _policy(cell),
+                _percent(wer["wer"], wer["ci95"]),
+                _edits(wer),
+                _difference(cell["minus_baseline"]),
+                _difference(cell["minus_fixed_3"]),
+                _number(cell["dnsmos_p808"], 2),
+                _times(speedup["nominal"]),
+                f"{speedup['bound_layers']:.2f} / {speedup['bound_weights']:.2f}",
+                _times(speedup["measured"]),
+                f"{cell['tokens_per_s']:.0f}",
+                f"{100 * agreement['tokens']:.0f} %" if agreement else NONE,
+            ]
+        )
+    notes = [*_ceilings(report), *_findings(report)]
+    notes += [f"Not run: {row['cell']} ({row['reason'].rstrip('.')})." for row in report["skipped"]]
+    notes.append(
+        "Speedups are over one token per step: nominal (tokens kept per step), the bound on it, and measured over "
+        f"{report['fastest_single']}, the fastest at one token per step (talker alone, kernel {report['kernel']}, "
+        "wall clock, same run and texts)."
+    )
+    note = _provenance(report, f"{report['n_answers']} answers.")
+    return {"": _table(header, rows) + "\n\n" + "\n".join(notes) + note, "-tokens": _token_table(report) + note}
+
+
+def bench_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `vocalnet bench`; runs in full stay in the file, medians are shown."""
+    columns = [name for name, value in report["cells"][0].items() if not isinstance(value, list | dict)]
+    rows = [
+        [f"{value:.3g}" if isinstance(value := cell[name], float) else str(value) for name in columns]
+        for cell in report["cells"]
+    ]
+    how = f"{report['preset']}, {report['what']}, {report['dtype']}, kernel {report['kernel']}, random weights."
+    return {"": _table([name.replace("_", " ") for name in columns], rows) + _provenance(report, how)}
+
+
+KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key that only such a report has
+    "ceilings": grid_tables,
+    "right_by_topic": evaluation_tables,
+    "preset": bench_tables,
+}
+
+
+def pareto_points(report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Returns the points of a grid's Pareto plot, WER against speed, as `demo.plots.pareto` draws them."""
+    return [
+        {name: cell[name] for name in ("cell", "policy", "tokens_per_s")}
+        | {name: cell["wer"][name] for name in ("wer", "ci95")}
+        for cell in report["cells"]
+    ]
+
+
+def no_worse_and_faster(report: dict[str, Any]) -> list[tuple[dict[str, Any], float]]:
+    """Returns the policies' cells that are faster than their decoder's fixed 3, and not worse in WER beyond doubt.
+
+    Beyond doubt: the whole 95 % interval of the paired difference lies above 0. Each with how many times as fast it is.
+    """
+    fixed = {
+        cell["decoder"]: cell["tokens_per_s"]
+        for cell in report["cells"]
+        if cell["policy"] == "fixed" and cell["tokens_per_step"] == 3
+    }
+    found = []
+    for cell in report["cells"]:
+        if cell["policy"] != "fixed" and cell["minus_fixed_3"] is not None:
+            faster = cell["tokens_per_s"] / fixed[cell["decoder"]]
+            if faster > 1 and cell["minus_fixed_3"]["ci95"][0] <= 0:
+                found.append((cell, faster))
+    return found
+
+
+def _findings(report: dict[str, Any]) -> list[str]:
+    """Says whether an adaptive or tolerant policy earns its keep, where the grid has any."""
+    if all(cell["policy"] == "fixed" for cell in report["cells"]):
+        return []
+    good = [
+        f"{cell['cell']} ({_difference(cell['minus_fixed_3'])} points, {faster:.2f} times as fast)"
+        for cell, faster in no_worse_and_faster(report)
+    ]
+    return [f"Faster than fixed 3 without a WER that is higher beyond doubt: {'; '.join(good) or 'none'}."]
+
+
+def _ceilings(report: dict[str, Any]) -> list[str]:
+    names = {"source": "source voice", "resynthesis": "token resynthesis"}
+    return [
+        f"Ceiling, {names[name]}: WER {_percent(row['wer']['wer'], row['wer']['ci95'])} %, "
+        f"DNSMOS {_number(row['dnsmos_p808'], 2)}."
+        for name, row in report["ceilings"].items()
+    ]
+
+
+def _token_table(report: dict[str, Any]) -> str:
+    header = ["cell", "head", "tokens", "kept", "entropy, mean (nats)", "maximum probability, mean"]
+    rows = [
+        [
+            cell["cell"],
+            str(head["head"]),
+            str(head["n"]),
+            f"{100 * head['kept_share']:.0f} %",
+            _number(head["entropy"]["mean"], 2),
+            _number(head["max_prob"]["mean"], 2),
+        ]
+        for cell in report["cells"]
+        for head in cell["token_stats"]["heads"]
+    ]
+    return _table(header, rows)
+
+
+def _policy(cell: dict[str, Any]) -> str:
+    """Returns the policy with what it is tuned by, as in the cell's label."""
+    *_, last = cell["cell"].split(" ")
+    return last if "=" in last else cell["policy"]
+
+
+def _provenance(report: dict[str, Any], first: str) -> str:
+    machine = report["machine"]
+    where = f"{machine['cpu']}, {machine['torch_threads']} threads" + (f", {machine['gpu']}" if machine["gpu"] else "")
+    return f"\n\n{first} {where}, {report['date'][:10]}, commit {report['commit']}, seed {report['seed']}."
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def _percent(value: float | None, ci95: Sequence[float] | None = None, sign: str = "") -> str:
+    """Returns a share in percent (without the sign %), with its interval."""
+    if value is None:
+        return NONE
+    span = f" [{', '.join(f'{100 * end:{sign}.1f}' for end in ci95)}]" if ci95 else ""
+    return f"{100 * value:{sign}.1f}{span}"
+
+
+def _edits(counts: dict[str, Any]) -> str:
+    return f"{counts['substitutions']} / {counts['deletions']} / {counts['insertions']}"
+
+
+def _difference(found: dict[str, Any] | None) -> str:
+    """Returns a paired difference of WERs in points, with its interval."""
+    return _percent(found["wer"], found["ci95"], "+") if found else NONE
+
+
+def _number(value: float | None, decimals: int) -> str:
+    return NONE if value is None else f"{value:.{decimals}f}"
+
+
+def _times(value: float | None) -> str:
+    return NONE if value is None else f"{value:.2f}×"
