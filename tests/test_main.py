@@ -97,6 +97,64 @@ def test_eval_of_a_file(loads, small_set, tmp_path):
     assert printed == {key: value for key, value in written.items() if key != "cells"}
 
 
+def test_eval_of_a_grid_resumes_what_it_finds(loads, small_set, monkeypatch, tmp_path):
+    out = tmp_path / "grid.json"
+    seen = []
+
+    def run_grid(model, questions, cells, options, outside, known, save):
+        seen.append((len(questions), cells[0].label, options.n_answers, options.seed, known))
+        report = {"cells": [{"said": "x", "answers": [1]}], "ceilings": {}, "skipped": []}
+        save(report)
+        return report
+
+    monkeypatch.setattr("vocalnet.grid.run_grid", run_grid)
+    options = ["--set", small_set, "--grid", "table3", "--out", out, "--seed", 5]
+    for _ in range(2):
+        assert run("eval", *options).stdout == f"1 cells, 0 skipped; details in {out}\n"
+    assert seen == [(2, "ntp 1", 200, 5, {}), (2, "ntp 1", 200, 5, {"x": [1]})]
+    assert json.loads(out.read_text())["grid"] == "table3"
+
+
+@pytest.mark.parametrize(
+    ("extra", "sentence"),
+    [
+        (["--grid", "table9"], "There is no grid 'table9'. Available: table3, table4, seeds, policies"),
+        (["--grid", "table3", "--tokens-per-step", 3], "set --tokens-per-step themselves"),
+    ],
+)
+def test_a_grid_is_checked_before_the_model_is_loaded(loads, small_set, tmp_path, extra, sentence):
+    result = run("eval", "--set", small_set, "--out", tmp_path / "r.json", *extra)
+    assert result.exit_code == 2
+    assert sentence in result.stderr
+    assert loads == []
+
+
+def test_report_prints_draws_writes_and_checks(tmp_path):
+    from grid_reports import grid_report
+
+    results, readme, figures = tmp_path / "policies.json", tmp_path / "README.md", tmp_path / "figures"
+    results.write_text(json.dumps(grid_report()))
+    readme.write_text("# Title\n<!-- report: policies -->\n<!-- end of report -->\nEnd.\n")
+    assert run("report", results).stdout.startswith("## policies\n\n| decoder |")
+    stale = run("report", results, "--readme", readme, "--check")
+    assert (stale.exit_code, readme.read_text().count("|")) == (2, 0)
+    assert "older than the results" in stale.stderr
+    assert run("report", results, "--readme", readme).exit_code == 0
+    assert "| mtp_vocalnet | 5 | top_n=2 |" in readme.read_text()
+    assert run("report", results, "--readme", readme, "--check").exit_code == 0
+    figures.mkdir()
+    drawn = last_json(run("report", results, "--figures", figures, "--json"))["figures"]
+    assert drawn == [str(figures / "policies-pareto.png"), str(figures / "policies-tokens.png")]
+    assert all((figures / name).read_bytes().startswith(b"\x89PNG") for name in ("policies-pareto.png",))
+
+
+def test_report_without_results_says_so(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = run("report")
+    assert result.exit_code == 2
+    assert "There are no results in the folder results/" in result.stderr
+
+
 def test_eval_of_the_heldout_set(loads, monkeypatch, question, tmp_path):
     def heldout_items(workdir, n):
         return [{"id": str(i), "audio": str(question), "key": "four", "voice": workdir.name} for i in range(n)]

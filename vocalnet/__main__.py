@@ -158,19 +158,25 @@ def evaluate(
     generation: Generation,
     items: Annotated[str, typer.Option("--set", help="heldout (nano's questions), or a JSON list of items.")],
     out: Out,
+    grid: Annotated[
+        str | None,
+        typer.Option(help="table3, table4, seeds or policies: compare decoders on identical texts, resuming --out."),
+    ] = None,
     n: Annotated[int, typer.Option(help="Questions of the held-out set.", min=1)] = 330,
-    n_speech: Annotated[int, typer.Option(help="How many answers are also judged by ear.", min=0)] = 100,
+    n_speech: Annotated[
+        int | None, typer.Option(help="How many answers are judged by ear: 100, or 200 of a grid.", min=0)
+    ] = None,
     p835: Annotated[bool, typer.Option("--p835", help="Also score DNSMOS P.835, about 3 s an answer.")] = False,
     workdir: Annotated[Path, typer.Option(help="Where the clips of the held-out set are kept.")] = Path("work/heldout"),
     as_json: AsJson = False,
 ) -> None:
     """Measures right answers, word error rates and MOS on a set of spoken questions."""
     from vocalnet import evaluation, files
-    from vocalnet.metrics.mos import Dnsmos
-    from vocalnet.training.synthesis import source_voice
 
     options, seed = generation.options(), generation.seed or 0
     files.check_writable(out)
+    if grid is not None:
+        _check_grid(generation, grid)
     if items == "heldout":
         from vocalnet.training.heldout import heldout_items
 
@@ -178,22 +184,17 @@ def evaluate(
     else:
         questions = evaluation.load_items(items)
     model = generation.load()
-    has_flite = shutil.which("flite") is not None
-    if not has_flite:
-        _tell("Without the program flite there is no source voice to compare with.")
-    report = evaluation.evaluate(
-        model,
-        questions,
-        options=options,
-        seed=seed,
-        n_speech=n_speech,
-        source_voice=source_voice if has_flite else None,
-        resynthesise=model.resynthesise if getattr(model, "speech_tokenizer", None) else None,
-        judges=evaluation.Judges(make_mos=functools.partial(Dnsmos, has_p835=p835)),
-    )
-    files.write_json(out, report)
-    del report["cells"]  # one row per item: read in the file, not on a terminal
-    _report(report, as_json, text=f"{report['right']} of {report['n']} right; details in {out}")
+    outside = _outside(model, p835)
+    if grid is not None:
+        report = _run_grid(grid, model, questions, out, outside, {"seed": seed, "n_answers": n_speech or 200})
+        text = f"{len(report['cells'])} cells, {len(report['skipped'])} skipped; details in {out}"
+    else:
+        n_speech = 100 if n_speech is None else n_speech
+        report = evaluation.evaluate(model, questions, options=options, seed=seed, n_speech=n_speech, **outside)
+        files.write_json(out, report)
+        text = f"{report['right']} of {report['n']} right; details in {out}"
+    del report["cells"]  # long: read in the file, not on a terminal
+    _report(report, as_json, text=text)
 
 
 @app.command()
@@ -250,6 +251,43 @@ def bench(
     _report(report, as_json, text=f"{len(report['cells'])} cells; details in {out}")
 
 
+@app.command("report")
+def make_report(
+    results: Annotated[
+        list[Path] | None, typer.Argument(help="Results of eval and bench; those in results/ by default.")
+    ] = None,
+    readme: Annotated[
+        Path | None, typer.Option(help="Rewrite the marked tables of this file.", exists=True, dir_okay=False)
+    ] = None,
+    check: Annotated[bool, typer.Option("--check", help="Write nothing; fail if --readme is not up to date.")] = False,
+    figures: Annotated[Path | None, typer.Option(help="Draw the grids' figures into this folder.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turns results into the README's tables, and into figures; without options, prints the tables."""
+    from vocalnet import files
+    from vocalnet.report import fill, load_results, sections
+
+    reports = load_results(results or sorted(Path("results").glob("*.json")))
+    if not reports:
+        raise ValueError("There are no results in the folder results/. Name the files, or run vocalnet eval first.")
+    tables = sections(reports)
+    drawn = _draw(reports, figures) if figures is not None else []
+    if readme is not None:
+        text = readme.read_text(encoding="utf-8")
+        filled = fill(text, tables)
+        if check and filled != text:
+            raise ValueError(
+                f"The tables of {readme} are older than the results. Run: vocalnet report --readme {readme}"
+            )
+        if not check:
+            with files.atomic_path(readme) as temporary:
+                temporary.write_text(filled, encoding="utf-8")
+    own = {name: table for name, table in tables.items() if not name.startswith("published-")}
+    shown = "\n\n".join(f"## {name}\n\n{table}" for name, table in own.items())
+    done = ", ".join([*drawn, *([str(readme)] if readme else [])])
+    _report({"tables": own, "figures": drawn}, as_json, text=done or shown)
+
+
 @app.command()
 def info(model: Model = "nano", as_json: AsJson = False) -> None:
     """Describes a checkpoint: layout, sizes, what is missing and how to get it."""
@@ -279,6 +317,77 @@ def demo(
         raise ValueError(f'The demo needs the package {error.name}: pip install "vocalnet[demo]"') from error
     playground = App.load(model, device=device, dtype=dtype)
     launch(build(playground), playground, host=host, port=port, share=share, block=True)
+
+
+def _check_grid(generation: Generation, grid: str) -> None:
+    """Refuses a grid that does not exist, and options that its cells set themselves."""
+    from vocalnet.grids import find_grid
+
+    find_grid(grid, ())
+    for name in ("decoder", "tokens_per_step", "policy", "temperature", "max_tokens"):
+        if getattr(generation, name) is not None:
+            raise ValueError(
+                f"The cells of a grid set --{name.replace('_', '-')} themselves. Leave it out with --grid."
+            )
+
+
+def _outside(model: Any, has_p835: bool) -> dict[str, Any]:
+    """Returns source voice, resynthesis and judges, as far as the machine and the model have them."""
+    from vocalnet.evaluation import Judges
+    from vocalnet.metrics.mos import Dnsmos
+    from vocalnet.training.synthesis import source_voice
+
+    has_flite = shutil.which("flite") is not None
+    if not has_flite:
+        _tell("Without the program flite there is no source voice to compare with.")
+    return {
+        "source_voice": source_voice if has_flite else None,
+        "resynthesise": model.resynthesise if getattr(model, "speech_tokenizer", None) else None,
+        "judges": Judges(make_mos=functools.partial(Dnsmos, has_p835=has_p835)),
+    }
+
+
+def _run_grid(
+    grid: str, model: Any, questions: list[dict[str, Any]], out: Path, outside: dict[str, Any], how: dict[str, Any]
+) -> dict[str, Any]:
+    """Measures a named grid into `out`, and takes over what an earlier run left there."""
+    from vocalnet import files
+    from vocalnet.grid import GridOptions, Outside, judgements_in, run_grid
+    from vocalnet.grids import find_grid
+    from vocalnet.report import load_results
+
+    known = judgements_in(load_results([out])[out.stem]) if out.exists() else {}
+
+    def save(report: dict[str, Any]) -> None:
+        files.write_json(out, {"grid": grid, **report})
+
+    cells = find_grid(grid, model.decoders)
+    return run_grid(model, questions, cells, GridOptions(**how), Outside(**outside), known, save)
+
+
+def _draw(reports: dict[str, Any], folder: Path) -> list[str]:
+    """Draws Pareto plot and token histograms of every grid; returns the files."""
+    try:
+        from demo import plots
+    except ModuleNotFoundError as error:
+        raise ValueError(f'Figures need the package {error.name}: pip install "vocalnet[demo]"') from error
+    from vocalnet import files
+    from vocalnet.report import pareto_points
+
+    drawn = []
+    for name, report in reports.items():
+        if "ceilings" not in report:
+            continue
+        ceilings = {f"{what} (ceiling)": row["wer"]["wer"] for what, row in report["ceilings"].items()}
+        images = {"pareto": plots.pareto(pareto_points(report), ceilings)}
+        for cell in report["cells"]:
+            if cell["cell"] == report["baseline"]:
+                images["tokens"] = plots.token_histograms(cell["token_stats"], cell["cell"])
+        for what, figure in images.items():
+            with files.atomic_path(folder / f"{name}-{what}.png") as temporary:
+                figure.savefig(temporary, format="png", dpi=120)
+            drawn.append(str(folder / f"{name}-{what}.png"))
+    return drawn
 
 
 def _check_question(audio: Path, out: Path | None = None) -> None:
