@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 
 import vocalnet
 from vocalnet.checkpoint import components, describe, load, save_decoder
+from vocalnet.decoder import kernels
 from vocalnet.decoder.talker import Talker
 
 OPTIONS = vocalnet.DecodeOptions(tokens_per_step=1, max_tokens=9, min_tokens=9)
@@ -148,3 +150,54 @@ def test_decoders_are_described_and_their_faults_named(varied):
     (folder / "heads" / "ntp.json").rename(folder / "heads" / "mtp_vocalnet.json")
     with pytest.raises(ValueError, match=r"two decoders 'mtp_vocalnet'\. Rename"):
         load(folder)
+
+
+@pytest.fixture
+def packs_all(monkeypatch):
+    """Layers as small as these gain nothing from packing, and would stay plain."""
+    monkeypatch.setattr(kernels, "PACKED_FROM", 0)
+
+
+def kinds(module):
+    """Returns the kinds of a module's layers that multiply with weights."""
+    return {type(part).__name__ for part in module.modules() if "Linear" in type(part).__name__}
+
+
+def test_on_a_cpu_a_model_is_packed_and_answers_and_is_saved_as_a_plain_one(varied, question, packs_all, tmp_path):
+    folder = varied[0]
+    plain, packed = load(folder, device="cpu", kernel="plain"), load(folder, device="cpu")
+    assert (plain.kernel, packed.kernel) == ("plain", "packed")
+    assert kinds(packed.talker) == kinds(packed.with_decoder("ntp").talker) == {"PackedLinear"}
+    assert kinds(packed.llm) == {"PackedLinear", "Linear"}, "the tied table stays one"
+    assert "PackedLinear" not in kinds(packed.encoder) | kinds(packed.vocoder)
+    for name in ("mtp_vocalnet", "ntp"):
+        options = replace(OPTIONS, tokens_per_step=1)
+        want, got = (m.with_decoder(name).respond(audio=question, options=options) for m in (plain, packed))
+        assert (got.text, got.speech_tokens) == (want.text, want.speech_tokens)
+    for name, model in (("plain", plain), ("packed", packed)):
+        model.save_pretrained(tmp_path / name)
+    files = sorted(path.relative_to(tmp_path / "plain") for path in (tmp_path / "plain").rglob("*.safetensors"))
+    assert Path("heads/ntp.safetensors") in files
+    for path in files:
+        first, second = load_file(tmp_path / "plain" / path), load_file(tmp_path / "packed" / path)
+        assert first.keys() == second.keys()
+        assert all(torch.equal(first[key], second[key]) for key in first)
+
+
+def test_an_int8_model_speaks_and_refuses_to_be_saved(varied, question, packs_all, tmp_path):
+    model = load(varied[0], device="cpu", kernel="int8")
+    assert kinds(model.llm) == {"PackedLinear", "Linear"}
+    for each in (model, model.with_decoder("ntp")):
+        assert "DynamicQuantizedLinear" in repr(each.talker)
+        assert len(each.respond(audio=question, options=OPTIONS).stats) == 9
+    with pytest.raises(ValueError, match="int8 weights cannot be saved"):
+        model.save_pretrained(tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
+
+
+def test_a_kernel_that_cannot_be_used_is_refused_before_anything_is_read(folder):
+    (folder / "llm.safetensors").unlink()
+    with pytest.raises(ValueError, match="available: plain, packed, int8"):
+        load(folder, kernel="fast")
+    with pytest.raises(ValueError, match="int8 kernel starts from float32"):
+        load(folder, kernel="int8", dtype="bfloat16", device="cpu")

@@ -179,7 +179,8 @@ def test_every_generating_command_takes_the_shared_options(command, loads, fake_
     shared += " --device cpu --dtype float32 --encoder e --vocoder v --vocoder-backend official --base-llm b"
     result = run(command, *arguments, *shared.split())
     assert result.exit_code == 0, result.stderr
-    parts = {"encoder": "e", "vocoder": "v", "vocoder_backend": "official", "base_llm": "b"}
+    parts = {"encoder": "e", "vocoder": "v", "vocoder_backend": "official", "base_llm": "b", "kernel": "int8"}
+    shared += " --kernel int8"
     assert loads == [("m", {"decoder": "ntp", "device": "cpu", "dtype": "float32", **parts})]
     options = fake_model.requests[0]["options"]
     assert (options.tokens_per_step, options.policy, options.temperature) == (2, "fixed", 0.5)
@@ -191,7 +192,7 @@ def test_defaults_are_the_librarys(loads, fake_model, question):
 
     run("s2t", "--audio", question)
     assert fake_model.requests[0]["options"] == DecodeOptions()
-    names = ("encoder", "vocoder", "decoder", "device", "dtype", "base_llm")
+    names = ("encoder", "vocoder", "decoder", "device", "dtype", "base_llm", "kernel")
     assert loads == [("nano", {**dict.fromkeys(names), "vocoder_backend": "native"})]
 
 

@@ -71,6 +71,7 @@ class Generation:
     max_tokens: Annotated[int | None, typer.Option(help="At most this many speech tokens.")] = None
     device: Device = None
     dtype: Dtype = None
+    kernel: Annotated[str | None, typer.Option(help="plain, packed or int8 (approximate); packed on a CPU.")] = None
 
     def options(self, **more: Any) -> DecodeOptions:
         """Returns the decoding options; what was not given keeps the library's default."""
@@ -84,7 +85,7 @@ class Generation:
         """Returns the loaded model."""
         import vocalnet
 
-        names = ("encoder", "vocoder", "vocoder_backend", "decoder", "device", "dtype", "base_llm")
+        names = ("encoder", "vocoder", "vocoder_backend", "decoder", "device", "dtype", "base_llm", "kernel")
         return vocalnet.load(self.model, **{name: getattr(self, name) for name in names})
 
 

@@ -28,6 +28,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vocalnet import released, shards
 from vocalnet.config import TalkerConfig, VocalNetConfig, from_dict
+from vocalnet.decoder.kernels import check_kernel, check_saveable
 from vocalnet.decoder.keys import check_keys
 from vocalnet.decoder.load import released_config
 from vocalnet.decoder.talker import Talker
@@ -144,7 +145,12 @@ def read_talker(folder: Path, config: VocalNetConfig, name: str) -> Talker:
 
 
 def save(model: VocalNet, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
-    """Writes a whole checkpoint folder; the loaded decoder becomes its own, the others its further ones."""
+    """Writes a whole checkpoint folder; the loaded decoder becomes its own, the others its further ones.
+
+    Raises:
+        ValueError: it was loaded with kernel="int8".
+    """
+    check_saveable(model)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in components(model):
@@ -197,6 +203,7 @@ def load(
     device: str | torch.device | None = None,
     dtype: torch.dtype | str | None = None,
     base_llm: str | Path | None = None,
+    kernel: str | None = None,
 ) -> VocalNet:
     """Loads a model ready to answer.
 
@@ -211,6 +218,9 @@ def load(
         device: None: a GPU if there is one, else the CPU.
         dtype: None: float32 on the CPU; on a GPU the published checkpoint's own, bfloat16 for ours.
         base_llm: LLM of a published LoRA folder, a folder or a hub id; None: the one that its adapter names.
+        kernel: how talker and LLM read their weights on a CPU: "plain", "packed" (the same numbers, faster) or "int8"
+            (a talker of 8 bits, approximate; the LLM stays packed). Only a plain model can be moved, cast or trained.
+            None: packed on a CPU.
 
     Raises:
         ValueError: no such checkpoint, files or keys missing, an argument that the checkpoint has no use for, or a
@@ -219,9 +229,11 @@ def load(
     began = time.perf_counter()
     folder = resolve(path)
     values = read_values(folder)
-    device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = usable_device(device)
     if isinstance(dtype, str):
         dtype = named_dtype(dtype)
+    kernel = kernel or ("packed" if device.type == "cpu" else "plain")
+    check_kernel(kernel, device, dtype)
     # the vocoder first: reading it takes twice its size for a moment, which is little before the rest is there
     given = None if vocoder is None else _open_vocoder(vocoder, vocoder_backend, device)
     if vocoder is None and vocoder_backend != "native":
@@ -245,6 +257,7 @@ def load(
     card = folder / "card.json"
     model.card = json.loads(card.read_text()) if card.is_file() else {"name": str(path)}
     model.eval().requires_grad_(False)
+    model.use_kernel(kernel)
     model.load_s = time.perf_counter() - began
     return model
 
@@ -282,6 +295,21 @@ def _attach(model: VocalNet, vocoder: Vocoder) -> None:
     model.vocoder = vocoder
     if isinstance(vocoder, Token2Wav):
         model.parts = replace(model.parts, flow=vocoder.flow_config, hift=vocoder.hift_config)
+
+
+def usable_device(device: str | torch.device | None) -> torch.device:
+    """Returns a device that is here; None: a GPU if there is one, else the CPU.
+
+    Raises:
+        ValueError: there is none of that name.
+    """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:  # an unknown name; no driver, or a torch without it
+        raise ValueError(
+            f"There is no device {str(device)!r} here. Use cpu, or leave the device out for the best one."
+        ) from error
 
 
 def named_dtype(name: str) -> torch.dtype:

@@ -20,6 +20,7 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 from vocalnet.adaptor import Adaptor
 from vocalnet.audio import SAMPLE_RATE_HZ, windows
 from vocalnet.config import VocalNetConfig, from_dict
+from vocalnet.decoder.kernels import use_kernel
 from vocalnet.decoder.policies import POLICIES
 from vocalnet.decoder.talker import Talker
 from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
@@ -102,6 +103,7 @@ class VocalNet(PreTrainedModel):
             self.vocoder = Token2Wav(parts.flow, parts.hift)
         self.speech_tokenizer = None if parts.speech_tokenizer is None else SpeechTokenizer(parts.speech_tokenizer)
         self.shelf = Shelf()  # of the checkpoint's decoders; `load` fills it
+        self.kernel = "plain"  # of talker and LLM; `load` chooses it
         self.load_s = 0.0  # how long `load` took, for reports
         self.card: dict[str, Any] = {}  # name, licence and provenance of the weights, for reports
 
@@ -130,11 +132,23 @@ class VocalNet(PreTrainedModel):
         assert self.talker is not None
         self.shelf.put(loaded, self.talker)
         talker = self.shelf.take(name).to(self.talker.embedding.weight)
+        use_kernel(talker, self.kernel)
         model = copy.copy(self)
         model._modules = dict(self._modules)  # the copy's own table of the same modules
         model.talker = talker
         model.parts = replace(self.parts, talker=talker.config, decoder=name)
         return model
+
+    def use_kernel(self, kernel: str) -> None:
+        """Prepares LLM and talker for decoding, in place; see `decoder.kernels`. With int8, the LLM is packed.
+
+        Raises:
+            ValueError: there is no such kernel, or it does not go with the device or the dtype.
+        """
+        self.kernel = kernel
+        use_kernel(self.llm, "packed" if kernel == "int8" else kernel)
+        if self.talker is not None:
+            use_kernel(self.talker, kernel)
 
     @property
     def policies(self) -> list[str]:

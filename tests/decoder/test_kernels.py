@@ -8,12 +8,20 @@ import pytest
 import torch
 from torch import nn
 
+from vocalnet.decoder import kernels
+from vocalnet.decoder.heads import HEADS
 from vocalnet.decoder.kernels import PackedLinear, use_kernel
 from vocalnet.decoder.load import load_talker, save_talker
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
+
+
+@pytest.fixture(autouse=True)
+def pack_all(monkeypatch) -> None:
+    """Small layers gain nothing from packing; here they show that it is right."""
+    monkeypatch.setattr(kernels, "PACKED_FROM", 0)
 
 
 @pytest.fixture
@@ -41,15 +49,62 @@ def test_a_packed_layer_saves_its_plain_weight():
     assert torch.equal(state["bias"], linear.bias)
 
 
+def test_a_packed_layer_is_counted_and_stays_where_it_is():
+    packed = PackedLinear(nn.Linear(48, 72))
+    assert sum(p.numel() for p in packed.parameters()) == 48 * 72 + 72
+    assert packed.float().weight.dtype == torch.float32
+    with pytest.raises(ValueError, match='kernel="plain"'):
+        packed.bfloat16()
+
+
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mask", ["full", "streaming"])
-def test_a_packed_talker_decodes_the_same_tokens(talker, mask):
+def test_a_packed_talker_decodes_the_same_tokens(make_talker, head, mask):
+    talker = make_talker(head).requires_grad_(False)
     hidden = torch.randn(1, 7, talker.config.llm_dim, generator=torch.Generator().manual_seed(1))
     packed = copy.deepcopy(talker)
     use_kernel(packed, "packed")
     assert not any(isinstance(layer, nn.Linear) for layer in packed.modules())
-    for K in (1, 3):
+    for K in {talker.head.stride, talker.head.n_heads}:
         options = DecodeOptions(tokens_per_step=K, mask=mask, max_tokens=30)
         assert torch.equal(packed.generate(hidden, options), talker.generate(hidden, options))
+
+
+@pytest.mark.parametrize("kernel", ["packed", "int8"])
+def test_preparing_twice_changes_nothing(talker, kernel):
+    use_kernel(talker, kernel)
+    before = list(talker.modules())
+    use_kernel(talker, kernel)
+    assert list(talker.modules()) == before
+
+
+def test_layers_that_gain_nothing_stay_plain(talker, monkeypatch):
+    monkeypatch.setattr(kernels, "PACKED_FROM", 48 * 32)
+    before = list(talker.modules())
+    use_kernel(talker, "packed")
+    packed = {layer.out_features * layer.in_features for layer in talker.modules() if type(layer) is PackedLinear}
+    plain = {layer.weight.numel() for layer in talker.modules() if type(layer) is nn.Linear}
+    assert min(packed) >= 48 * 32 > max(plain)
+    assert len(list(talker.modules())) == len(before)
+
+
+def test_a_weight_shared_with_an_embedding_is_not_held_twice():
+    model = nn.ModuleDict({"table": nn.Embedding(72, 48), "inner": nn.Linear(48, 48), "out": nn.Linear(48, 72)})
+    model["out"].weight = model["table"].weight
+    use_kernel(model, "packed")
+    assert [type(part) for part in model.values()] == [nn.Embedding, PackedLinear, nn.Linear]
+    assert model["out"].weight is model["table"].weight
+
+
+def test_without_the_operators_all_stays_plain(talker, monkeypatch):
+    def missing(linear):
+        raise AttributeError("_reorder_linear_weight")
+
+    kernels._has_operators.cache_clear()
+    monkeypatch.setattr(kernels, "PackedLinear", missing)
+    use_kernel(talker, "packed")
+    kernels._has_operators.cache_clear()
+    assert not any(isinstance(layer, PackedLinear) for layer in talker.modules())
 
 
 def test_a_packed_talker_can_be_saved_and_loaded(talker, tmp_path):
@@ -72,12 +127,15 @@ def test_int8_layers_stay_close_to_the_plain_ones():
     assert 0 < error < 0.03
 
 
-def test_an_int8_talker_decodes(talker):
+def test_an_int8_talker_decodes_and_cannot_be_saved(talker, tmp_path):
     use_kernel(talker, "int8")
     assert not any(type(layer) is nn.Linear for layer in talker.modules())
     hidden = torch.randn(1, 7, talker.config.llm_dim)
     tokens = talker.generate(hidden, DecodeOptions(tokens_per_step=3, max_tokens=9, min_tokens=9))
     assert len(tokens) == 9
+    with pytest.raises(ValueError, match='kernel="packed"'):
+        save_talker(talker, tmp_path / "int8")
+    assert not (tmp_path / "int8").exists()
 
 
 def test_kernels_that_cannot_be_used_say_so(talker):

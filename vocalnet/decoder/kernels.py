@@ -7,14 +7,21 @@ The operators have private names in torch: they are used here and nowhere else, 
 
 from __future__ import annotations
 
+import ctypes
+import functools
+import sys
 import warnings
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from vocalnet import shards
+
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
+PACKED_FROM = 2**16  # weights; a smaller layer stays in the processor's cache, where the plain call is the cheaper one
 
 
 class PackedLinear(nn.Module):
@@ -23,38 +30,82 @@ class PackedLinear(nn.Module):
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_FOR_ROWS)
+        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_FOR_ROWS)
+        self.weight = nn.Parameter(packed, requires_grad=False)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (..., in_features) to (..., out_features)."""
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed, self.bias, "none", [], "")
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.packed.to_dense()
+        destination[f"{prefix}weight"] = self.weight.to_dense()
 
-
-def is_packable(linear: nn.Linear) -> bool:
-    """Whether `PackedLinear` can stand for a layer: torch has oneDNN, its weight is on the CPU, of a fitting dtype."""
-    weight = linear.weight
-    return torch.backends.mkldnn.is_available() and weight.device.type == "cpu" and weight.dtype in PACKED_DTYPES
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
+        before = torch.empty(0, dtype=self.weight.dtype)
+        after = fn(before)
+        if (after.dtype, after.device) != (before.dtype, before.device):
+            raise ValueError(
+                'packed weights can be neither moved nor cast: load the model with kernel="plain" for that'
+            )
+        return self
 
 
 def use_kernel(module: nn.Module, kernel: str) -> None:
-    """Prepares all linear layers inside `module` for decoding, in place.
+    """Prepares all linear layers inside `module` for decoding, in place; what is prepared already stays.
 
     Args:
-        module: in eval mode, on its device and in its dtype; it can still be saved, but neither moved nor trained.
+        module: in eval mode, on its device and in its dtype; from then on it can be neither moved nor trained.
         kernel: "plain": leave all as it is; "packed": the same numbers from oneDNN's layout (layers that it cannot
-            take stay plain); "int8": weights in 8 bits, one scale per output, inputs quantised as they come.
+            take, or gains nothing for, stay plain); "int8": weights in 8 bits, one scale per output, inputs quantised
+            as they come. A packed module is saved as a plain one; an int8 one cannot be (`check_saveable`).
 
     Raises:
         ValueError: there is no such kernel, or int8 is asked for on something else than a CPU in float32.
     """
+    check_kernel(kernel)
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            check_kernel(kernel, part.weight.device, part.weight.dtype)
+    KERNELS[kernel](module)
+
+
+def check_kernel(kernel: str, device: torch.device | None = None, dtype: torch.dtype | None = None) -> None:
+    """Raises ValueError unless there is a kernel of that name, for weights of that device and dtype (None: any)."""
     if kernel not in KERNELS:
         raise ValueError(f"unknown kernel {kernel!r}; available: {', '.join(KERNELS)}")
-    KERNELS[kernel](module)
+    is_fit = (device is None or device.type == "cpu") and dtype in (None, torch.float32)
+    if kernel == "int8" and not is_fit:
+        raise ValueError('the int8 kernel starts from float32 weights on a CPU: choose device="cpu", dtype="float32"')
+
+
+def check_saveable(module: nn.Module) -> None:
+    """Raises ValueError if a part of `module` has int8 weights: what they were made from is gone."""
+    from torch.ao.nn.quantized.dynamic import Linear as QuantisedLinear
+
+    if any(isinstance(part, QuantisedLinear) for part in module.modules()):
+        raise ValueError('int8 weights cannot be saved: load with kernel="packed" or "plain", and save that model')
+
+
+def is_packable(linear: nn.Linear) -> bool:
+    """Whether `PackedLinear` can stand for a layer, and gains something."""
+    weight = linear.weight
+    return weight.device.type == "cpu" and weight.numel() >= PACKED_FROM and _has_operators(weight.dtype)
+
+
+@functools.cache
+def _has_operators(dtype: torch.dtype) -> bool:
+    """Whether this build of torch has the private operators, and they run here in that dtype."""
+    if dtype not in PACKED_DTYPES or not torch.backends.mkldnn.is_available():
+        return False
+    linear = nn.utils.skip_init(nn.Linear, 16, 16, bias=False, dtype=dtype)
+    nn.init.eye_(linear.weight)
+    x = torch.arange(16, dtype=dtype)[None]
+    try:
+        return torch.equal(PackedLinear(linear)(x), x)
+    except (AttributeError, RuntimeError):
+        return False
 
 
 def _plain(module: nn.Module) -> None:
@@ -62,18 +113,37 @@ def _plain(module: nn.Module) -> None:
 
 
 def _pack(module: nn.Module) -> None:
-    for name, child in module.named_children():
-        if isinstance(child, nn.Linear):
-            if is_packable(child):
-                setattr(module, name, PackedLinear(child))
+    tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
+    n_bytes = 0
+    for parent, name in _linears(module):
+        linear = getattr(parent, name)
+        if id(linear.weight) not in tables and is_packable(linear):  # a table's weight would be held twice
+            n_bytes += linear.weight.nbytes
+            setattr(parent, name, PackedLinear(linear))
+            del linear
+            if n_bytes > shards.LET_GO_BYTES:
+                _give_back()
+                n_bytes = 0
+
+
+def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yields parent and name of each linear layer inside a module, without holding on to any."""
+    for name in list(module._modules):
+        if type(getattr(module, name)) is nn.Linear:
+            yield module, name
         else:
-            _pack(child)
+            yield from _linears(getattr(module, name))
+
+
+def _give_back() -> None:
+    """Returns freed memory to the system: the holes that plain weights leave are too small for their packed ones."""
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # of glibc
+        if trim is not None:
+            trim(0)
 
 
 def _quantise(module: nn.Module) -> None:
-    weights = [layer.weight for layer in module.modules() if isinstance(layer, nn.Linear)]
-    if any(weight.device.type != "cpu" or weight.dtype != torch.float32 for weight in weights):
-        raise ValueError('the int8 kernel starts from float32 weights on a CPU: load with dtype="float32"')
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
     with warnings.catch_warnings():

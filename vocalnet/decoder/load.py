@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vocalnet.adaptor import Adaptor
 from vocalnet.config import AdaptorConfig, TalkerConfig, from_dict
+from vocalnet.decoder.kernels import check_saveable
 from vocalnet.decoder.keys import ADAPTOR_PREFIX, RELEASED_KEYS, TALKER_PREFIX, check_keys, our_key
 from vocalnet.decoder.talker import Talker
 from vocalnet.shards import present, tensors, weight_files
@@ -48,7 +49,12 @@ def load_talker(folder: str | Path, device: str = "cpu", dtype: torch.dtype = to
 
 
 def save_talker(talker: Talker, folder: str | Path) -> None:
-    """Writes a talker, with its adaptor if it has one, as a folder that `load_talker` reads."""
+    """Writes a talker, with its adaptor if it has one, as a folder that `load_talker` reads.
+
+    Raises:
+        ValueError: its weights are in int8.
+    """
+    check_saveable(talker)
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     values: dict[str, Any] = {"model_type": "vocalnet", "talker": dataclasses.asdict(talker.config)}
