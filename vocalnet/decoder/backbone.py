@@ -56,7 +56,7 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
-        self.n_heads = n_heads
+        self.head_dim = dim // n_heads
         self.q_proj = nn.Linear(dim, dim, bias=False)
         self.k_proj = nn.Linear(dim, dim, bias=False)
         self.v_proj = nn.Linear(dim, dim, bias=False)
@@ -65,8 +65,8 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
         """Attends from x (B, n, D) over x itself or, with a cache, over everything that its slots hold."""
         B, n, D = x.shape
-        q = rotate(self._split(self.q_proj(x)), rows)  # (B, H, n, d)
-        k = rotate(self._split(self.k_proj(x)), rows)
+        qk = torch.stack([self.q_proj(x), self.k_proj(x)], 2)  # (B, n, 2, D)
+        q, k = rotate(self._split(qk), rows).chunk(2, 1)  # (B, H, n, d)
         v = self._split(self.v_proj(x))
         if rows.cache is not None:
             k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)  # (B, H, T, d)
@@ -74,8 +74,8 @@ class Attention(nn.Module):
         return self.o_proj(y.transpose(1, 2).reshape(B, n, D))  # (B, n, D)
 
     def _split(self, x: Tensor) -> Tensor:
-        B, n, D = x.shape
-        return x.view(B, n, self.n_heads, D // self.n_heads).transpose(1, 2)  # (B, H, n, d)
+        """Returns the heads of one or two (B, n, D) on top of each other: (B, H or 2 H, n, d)."""
+        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
 
 
 class SwiGLU(nn.Module):
@@ -109,8 +109,11 @@ class Block(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
         """Maps x (B, n, D) to (B, n, D); `layer` is this block's place in the stack that `rows` is for."""
-        x = x + self.dropout(self.self_attn(self.input_layernorm(x), rows, layer))
-        return x + self.dropout(self.mlp(self.post_attention_layernorm(x)))
+        x = x + self._dropped(self.self_attn(self.input_layernorm(x), rows, layer))
+        return x + self._dropped(self.mlp(self.post_attention_layernorm(x)))
+
+    def _dropped(self, branch: Tensor) -> Tensor:
+        return self.dropout(branch) if self.training else branch
 
 
 class Stack(nn.Module):

@@ -15,33 +15,29 @@ HIDDEN = torch.iinfo(torch.long).max  # in `opens` and `order`: no row sees this
 
 
 class KVCache:
-    """Keys and values of some layers, (layers, B, H, C, d); grows by doubling."""
+    """Keys and values of some layers, (B, H, C, d) each; grows by doubling."""
 
     def __init__(self, shape: tuple[int, int, int, int], capacity: int, like: Tensor) -> None:
         """Allocates for `shape` = (layers, B, H, d); device and dtype come from `like`."""
         layers, B, H, d = shape
-        self.keys = like.new_empty(layers, B, H, capacity, d)
-        self.values = like.new_empty(layers, B, H, capacity, d)
-
-    @property
-    def capacity(self) -> int:
-        """Slots that fit without growing."""
-        return self.keys.shape[3]
+        self.capacity = capacity  # slots that fit without growing
+        self.keys = [like.new_empty(B, H, capacity, d) for _ in range(layers)]
+        self.values = [like.new_empty(B, H, capacity, d) for _ in range(layers)]
 
     def write(self, layer: int, slot: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Stores k, v (B, H, n, d) from `slot` on and returns views of all slots up to there, (B, H, slot + n, d)."""
-        end = slot + k.shape[2]
-        self.keys[layer, :, :, slot:end] = k
-        self.values[layer, :, :, slot:end] = v
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        n = k.shape[2]
+        keys, values = self.keys[layer], self.values[layer]
+        keys.narrow(2, slot, n).copy_(k)
+        values.narrow(2, slot, n).copy_(v)
+        return keys.narrow(2, 0, slot + n), values.narrow(2, 0, slot + n)
 
     def grow(self, capacity: int) -> None:
         """Makes room for `capacity` slots and keeps what is stored."""
-        for name in ("keys", "values"):
-            old = getattr(self, name)
-            new = old.new_empty(*old.shape[:3], capacity, old.shape[4])
-            new[:, :, :, : old.shape[3]] = old
-            setattr(self, name, new)
+        extra = (0, 0, 0, capacity - self.capacity)
+        self.keys = [torch.nn.functional.pad(old, extra) for old in self.keys]
+        self.values = [torch.nn.functional.pad(old, extra) for old in self.values]
+        self.capacity = capacity
 
 
 class Lane:
@@ -51,13 +47,13 @@ class Lane:
     slot (a speech slot's own row; `HIDDEN` for padding).
     """
 
-    def __init__(self, cache: KVCache, batch: int) -> None:
+    def __init__(self, cache: KVCache, batch: int, device: torch.device) -> None:
         self.cache = cache
-        device = cache.keys.device
         self.opens = torch.full((batch, cache.capacity), HIDDEN, device=device)  # (B, C)
         self.order = torch.full((batch, cache.capacity), HIDDEN, device=device)  # (B, C)
         self.n_slots = 0
         self.n_rows = 0  # speech rows written so far
+        self._settled = 0  # the first speech row that sees all text; no row does if some of it is padding
 
     def add_text(self, order: Tensor, opens: Tensor, is_causal: bool) -> tuple[int, Tensor]:
         """Takes slots for text; returns the first and what each row sees, (B, 1, n, slots).
@@ -67,23 +63,29 @@ class Lane:
             opens: the first speech row that sees each, (B, n); `HIDDEN` for padding.
             is_causal: text sees earlier text only; otherwise all text so far.
         """
-        start = self._take(order, opens)
+        start = self._take(order.shape[1])
+        self.order[:, start : self.n_slots] = order
+        self.opens[:, start : self.n_slots] = opens
+        self._settled = max(self._settled, int(opens.max()))
         known = self.order[:, None, : self.n_slots]  # (B, 1, slots)
         limit = order.clamp(max=HIDDEN - 1) if is_causal else torch.full_like(order, HIDDEN - 1)
         return start, (known <= limit[:, :, None])[:, None]
 
-    def add_speech(self, n: int) -> tuple[int, Tensor, Tensor]:
-        """Takes slots for the next n speech rows; returns the first, the mask (B, 1, n, slots) and the rows (n,)."""
-        rows = torch.arange(self.n_rows, self.n_rows + n, device=self.opens.device)
-        opens = rows.expand(len(self.opens), n)
-        self._take(torch.full_like(opens, HIDDEN), opens)
+    def add_speech(self, n: int) -> None:
+        """Takes slots for the next n speech rows."""
+        start = self._take(n)
+        self.opens[:, start : self.n_slots] = torch.arange(self.n_rows, self.n_rows + n, device=self.opens.device)
         self.n_rows += n
-        return self.last_speech(n)
 
-    def last_speech(self, n: int) -> tuple[int, Tensor, Tensor]:
-        """Returns what `add_speech` did, for the last n rows; no text may have come after the first of them."""
+    def visible_to_speech(self, n: int) -> Tensor | None:
+        """Returns what the newest n speech rows see, (B, 1, n, slots); None: all but the later ones among them.
+
+        No text may have come after the first of them.
+        """
+        if self.n_rows - n >= self._settled:
+            return None
         rows = torch.arange(self.n_rows - n, self.n_rows, device=self.opens.device)
-        return self.n_slots - n, (self.opens[:, None, : self.n_slots] <= rows[:, None])[:, None], rows
+        return (self.opens[:, None, : self.n_slots] <= rows[:, None])[:, None]
 
     def rewind(self, n_rows: int) -> None:
         """Forgets the speech rows from `n_rows` on, if any; no text may have come after the first of them."""
@@ -91,15 +93,14 @@ class Lane:
         self.n_slots -= n_forgotten
         self.n_rows -= n_forgotten
 
-    def _take(self, order: Tensor, opens: Tensor) -> int:
-        start, end = self.n_slots, self.n_slots + order.shape[1]
+    def _take(self, n: int) -> int:
+        """Makes the next n slots part of the lane; returns the first."""
+        start, end = self.n_slots, self.n_slots + n
         if end > self.cache.capacity:
             capacity = max(end, 2 * self.cache.capacity)
             extra = (0, capacity - self.cache.capacity)
             self.cache.grow(capacity)
             self.order = torch.nn.functional.pad(self.order, extra, value=HIDDEN)
             self.opens = torch.nn.functional.pad(self.opens, extra, value=HIDDEN)
-        self.order[:, start:end] = order
-        self.opens[:, start:end] = opens
         self.n_slots = end
         return start

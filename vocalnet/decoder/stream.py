@@ -96,6 +96,8 @@ class Stream:
         self.n_text = torch.zeros(batch, dtype=torch.long, device=talker.device)  # text positions, begin included
         self.call_start = head.stride  # where the current call's tokens start in the sequence
 
+        self._rotations: tuple[Tensor, Tensor] | None = None  # of speech rows 0, 1, ...
+        self._biases: dict[int, Tensor] = {}  # of n rows that see everything but each other's later ones, (1, 1, n, C)
         self.n_depths = min(head.n_depths, options.tokens_per_step - 1)
         layers = [config.n_layers] + [1] * self.n_depths if self.is_released else [config.n_layers + self.n_depths]
         self.lanes = [self._lane(batch, n) for n in layers]
@@ -138,6 +140,8 @@ class Stream:
         rows = self._rows(lambda lane: self._text_rows(lane, order))
         h = self.talker.decoder(x, rows(0))  # (B, n, D_s)
         text = Text(x, rows, is_chained=not self.is_released)
+        if self.is_released:
+            self._rotations = None  # speech positions follow the text's
         self.talker.head.prefill(h, text, self.options.tokens_per_step)
 
     def step(self, room: int | None = None) -> Picks:
@@ -176,7 +180,7 @@ class Stream:
         """Runs the decoder over tokens fed (B, n * stride); returns its output (B, n, D_s) and the head's context."""
         talker = self.talker
         inputs = talker.head.embed(talker.embedding, fed)  # (B, n, D_s)
-        rows = self._rows(lambda lane: self._speech_rows(lane, *lane.add_speech(inputs.shape[1])))
+        rows = self._rows(lambda lane: self._new_speech_rows(lane, inputs.shape[1]))
         return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding)
 
     def _propose(self, h: Tensor, step: Step, picker: Picker) -> Picks:
@@ -231,9 +235,9 @@ class Stream:
 
         def make(lane: Lane) -> Rows:
             if lane is self.lanes[0]:
-                return self._speech_rows(lane, *lane.last_speech(n))
+                return self._speech_rows(lane, n)
             lane.rewind(first)
-            return self._speech_rows(lane, *lane.add_speech(n))
+            return self._new_speech_rows(lane, n)
 
         return h, Step(fed, inputs, self._rows(make), self.talker.embedding)
 
@@ -249,12 +253,12 @@ class Stream:
         order = torch.arange(lane.n_slots, lane.n_slots + hidden.shape[1], device=hidden.device)
         order = order.expand(len(hidden), -1)
         start, mask = lane.add_text(order, order, is_causal=True)
-        return self.talker.projector(hidden, self._rows_at(lane, start, mask, order))
+        return self.talker.projector(hidden, self._text_rows_at(lane, start, mask, order))
 
     def _lane(self, batch: int, n_layers: int) -> Lane:
         config = self.config
         shape = (n_layers, batch, config.n_heads, config.dim // config.n_heads)
-        return Lane(KVCache(shape, FIRST_CAPACITY, like=self.embedding), batch)
+        return Lane(KVCache(shape, FIRST_CAPACITY, like=self.embedding), batch, self.embedding.device)
 
     def _rows(self, make: Callable[[Lane], Rows]) -> Callable[[int], Rows]:
         """Returns rows by depth; depths that share a lane share its rows."""
@@ -279,13 +283,9 @@ class Stream:
             opens = torch.zeros_like(order)
         is_padding = order == HIDDEN
         start, mask = lane.add_text(order, opens.masked_fill(is_padding, HIDDEN), is_streaming or self.is_released)
-        return self._rows_at(lane, start, mask, order.masked_fill(is_padding, 0))
+        return self._text_rows_at(lane, start, mask, order.masked_fill(is_padding, 0))
 
-    def _speech_rows(self, lane: Lane, start: int, mask: Tensor, rows: Tensor) -> Rows:
-        first = self.n_text[:, None] if self.is_released else self.config.speech_offset
-        return self._rows_at(lane, start, mask, (first + rows).view(-1, len(rows)))
-
-    def _rows_at(self, lane: Lane, start: int, visible: Tensor, positions: Tensor) -> Rows:
+    def _text_rows_at(self, lane: Lane, start: int, visible: Tensor, positions: Tensor) -> Rows:
         cos, sin = self.talker.rotation(positions)
         bias = attention_bias(visible, self.embedding.dtype)
         return Rows(cos, sin, bias, cache=lane.cache, first_slot=start)
@@ -302,6 +302,38 @@ class Picker:
         self.history = stream.sequence  # (B, n)
         self.scores: list[Tensor] = []  # (B, V_s) of each proposed token
         self.n_kept = 0  # proposed tokens that need no later word
+    def _new_speech_rows(self, lane: Lane, n: int) -> Rows:
+        lane.add_speech(n)
+        return self._speech_rows(lane, n)
+
+    def _speech_rows(self, lane: Lane, n: int) -> Rows:
+        """Returns the newest n speech rows of a lane: every step needs them, so little is computed anew."""
+        cos, sin = self._speech_rotation(lane.n_rows, n)
+        return Rows(cos, sin, self._speech_bias(lane, n), cache=lane.cache, first_slot=lane.n_slots - n)
+
+    def _speech_rotation(self, end: int, n: int) -> tuple[Tensor, Tensor]:
+        """Returns cosines and sines of the n speech rows before row `end`, (B or 1, 1, n, d), from a growing table."""
+        if self._rotations is None or self._rotations[0].shape[2] < end:
+            rows = torch.arange(max(FIRST_CAPACITY, 2 * end), device=self.embedding.device)
+            first = self.n_text[:, None] if self.is_released else self.config.speech_offset
+            self._rotations = self.talker.rotation((first + rows).view(-1, len(rows)))
+        cos, sin = self._rotations
+        return cos.narrow(2, end - n, n), sin.narrow(2, end - n, n)
+
+    def _speech_bias(self, lane: Lane, n: int) -> Tensor | None:
+        """Returns the attention bias of the newest n speech rows, None if they see everything."""
+        visible = lane.visible_to_speech(n)
+        if visible is not None:
+            return attention_bias(visible, self.embedding.dtype)
+        if n == 1:
+            return None
+        bias = self._biases.get(n)
+        if bias is None or bias.shape[-1] < lane.n_slots:
+            bias = self.embedding.new_zeros(1, 1, n, lane.cache.capacity)
+            bias[..., -n:] = torch.full((n, n), NEVER, device=bias.device).triu(1)
+            self._biases[n] = bias
+        return bias.narrow(-1, bias.shape[-1] - lane.n_slots, lane.n_slots)
+
         self._is_open = True  # still proposing
         self._must_catch_up = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND
 
