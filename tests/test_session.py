@@ -50,7 +50,9 @@ def test_events_name_the_candidates_of_every_pick(tiny_model, question, options)
             assert probs == sorted(probs, reverse=True)
             assert probs[0] == pytest.approx(stat.max_prob, rel=1e-5)
             assert dict(made.likeliest)[made.token] == pytest.approx(math.exp(stat.logprob), rel=1e-5)
-    made = [c.token for event in spoken for c, stat in zip(event.candidates, event.stats, strict=True) if stat.kept]
+    picks = [pair for event in spoken for pair in zip(event.candidates, event.stats, strict=True)]
+    units = tiny_model.talker.config.n_units  # a special token is kept, but is no speech
+    made = [made.token for made, stat in picks if stat.kept and made.token < units]
     assert made[: len(events[-1].result.speech_tokens)] == events[-1].result.speech_tokens
     assert tiny_model.respond(audio=question, options=options).speech_tokens == events[-1].result.speech_tokens
 

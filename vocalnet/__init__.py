@@ -13,16 +13,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vocalnet.checkpoint import load
     from vocalnet.decoder.load import load_talker
-    from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
-    from vocalnet.events import AudioChunk, Finished, SpeechTokens, TextDelta, Timings
+    from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
+    from vocalnet.events import Acceptance, AudioChunk, Finished, SpeechTokens, TextDelta, Timings
     from vocalnet.model import VocalNet
     from vocalnet.session import Session
     from vocalnet.vocoder.token2wav import load_token2wav
 
 __all__ = [
+    "Acceptance",
     "AudioChunk",
     "DecodeOptions",
     "Finished",
+    "RepetitionAware",
     "RepetitionPenalty",
     "Session",
     "SpeechTokens",
@@ -37,8 +39,8 @@ __all__ = [
 _HOMES = {
     "vocalnet.checkpoint": ("load",),
     "vocalnet.decoder.load": ("load_talker",),
-    "vocalnet.decoder.options": ("DecodeOptions", "RepetitionPenalty"),
-    "vocalnet.events": ("AudioChunk", "Finished", "SpeechTokens", "TextDelta", "Timings"),
+    "vocalnet.decoder.options": ("DecodeOptions", "RepetitionAware", "RepetitionPenalty"),
+    "vocalnet.events": ("Acceptance", "AudioChunk", "Finished", "SpeechTokens", "TextDelta", "Timings"),
     "vocalnet.model": ("VocalNet",),
     "vocalnet.session": ("Session",),
     "vocalnet.vocoder.token2wav": ("load_token2wav",),

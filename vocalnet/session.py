@@ -4,10 +4,13 @@
 
 With `DecodeOptions(mask="streaming")` the three overlap; with "full" the talker waits for the whole text and the
 vocoder for all tokens, for the best quality. Closing the iterator cancels.
+
+A text longer than a talker says well is spoken in segments, independently of each other: offline as one batch.
 """
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
@@ -22,16 +25,50 @@ from transformers import DynamicCache
 
 from vocalnet.audio import load_audio
 from vocalnet.decoder.options import DecodeOptions
-from vocalnet.decoder.session import TalkerSession
-from vocalnet.events import AudioChunk, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
+from vocalnet.decoder.session import Spoken, TalkerSession
+from vocalnet.events import AudioChunk, Candidates, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
 from vocalnet.llm import Message, backbone, embed_prompt, end_ids, prompt_pieces, text_end_embedding, user_content
 from vocalnet.model import VocalNet
+from vocalnet.tokens import RELEASED_FILLER
 
 STAGES = ("load", "audio", "encoder", "llm", "talker", "vocoder")
-SEGMENT_TOKENS = 50  # a text longer than this is spoken in segments, cut after a sentence mark
-SEGMENT_MARKS = (".", "?", "!")
+SEGMENT_TOKENS = 50  # a text longer than this is spoken in segments
 TOKENS_PER_TEXT = 25  # an answer's speech may be this many tokens (1 s) per text token long, and SPARE_TOKENS more
 SPARE_TOKENS = 75
+
+
+@dataclass(frozen=True, slots=True)
+class SpeakingRules:
+    """How an answer's text is handed to the talker, and which of its tokens are spoken; the defaults are ours.
+
+    Attributes:
+        mark: regular expression of the text of a token that a segment may end after.
+        min_tokens: a segment ends only once it has so many text tokens.
+        hears_end: the talker is also given the state that produced the text's end token.
+        drops_last: the last speech token of a segment is not spoken, an end token or not.
+        filler: spoken where there is no text to speak.
+    """
+
+    mark: str = r"(?s).*[.?!]\s*"
+    min_tokens: int = SEGMENT_TOKENS + 1
+    hears_end: bool = False
+    drops_last: bool = False
+    filler: tuple[int, ...] = ()
+
+    @classmethod
+    def released(cls) -> SpeakingRules:
+        """Returns those of the published offline inference: commas cut too, and a mark is a token of its own."""
+        return cls(mark="[.?!,]", hears_end=True, drops_last=True)
+
+    @classmethod
+    def released_streaming(cls) -> SpeakingRules:
+        """Returns those of the published streaming inference."""
+        return cls("(?s).*[.?!]", SEGMENT_TOKENS, hears_end=True, drops_last=True, filler=RELEASED_FILLER)
+
+    def is_cut(self, n_tokens: int, text: str) -> bool:
+        """Says whether a segment of `n_tokens` ends after a token of this text."""
+        return n_tokens >= self.min_tokens and re.fullmatch(self.mark, text) is not None
+
 
 AudioSource = str | Path | tuple[np.ndarray, int]
 
@@ -151,15 +188,18 @@ class Session:
         if samples is not None:
             audio.append(run.timed("encoder", lambda: model.adapt(model.features(samples))))
         speaker = _Speaker(model, options, run) if options else None
-        for delta, state in self._answer(messages, audio, run):
+        end = None
+        for delta, state, is_end in self._answer(messages, audio, run):
             if delta:
                 run.text += delta
                 run.first("first_text")
                 yield TextDelta(delta, run.now())
-            if speaker:
+            if is_end:
+                end = state
+            elif speaker:
                 yield from speaker.hear(state, delta)
         if speaker:
-            yield from speaker.finish()
+            yield from speaker.finish(end)
         self._messages = [*messages, Message("assistant", run.text)]
         self._audio = audio
         run.first("first_text")
@@ -178,8 +218,8 @@ class Session:
         )
         yield Finished(result, run.now())
 
-    def _answer(self, messages: list[Message], audio: list[Tensor], run: _Run) -> Iterator[tuple[str, Tensor]]:
-        """Yields (new text, state (1, D) that produced the token) of each answer token, greedily."""
+    def _answer(self, messages: list[Message], audio: list[Tensor], run: _Run) -> Iterator[tuple[str, Tensor, bool]]:
+        """Yields (new text, state (1, D) that produced the token, is the end token) of each token, greedily."""
         model, tokenizer = self.model, self.model.tokenizer
         pieces = prompt_pieces(tokenizer, model.family, messages)
         stops = end_ids(tokenizer, model.family)
@@ -194,12 +234,13 @@ class Session:
         for _ in range(model.parts.max_text_tokens):
             token, state = run.timed("llm", partial(step, inputs))
             if token in stops:
+                yield "", state, True
                 return
             ids.append(token)
             text = str(tokenizer.decode(ids, skip_special_tokens=True))
             delta = "" if text.endswith("\ufffd") else text[len(shown) :]  # a character may span several tokens
             shown += delta
-            yield delta, state
+            yield delta, state, False
             inputs = model.llm.get_input_embeddings()(torch.tensor([[token]], device=model.device))
         run.warnings.append(f"The answer was cut after {model.parts.max_text_tokens} text tokens.")
 
@@ -213,7 +254,11 @@ class _Speaker:
         self.model, self.options, self.run = model, options, run
         self.talker, self.vocoder = model.talker, model.vocoder
         self.is_streaming = options.mask == "streaming"
-        self._states: list[Tensor] = []  # of the segment so far, not yet pushed
+        self.rules = SpeakingRules()
+        if self.talker.config.behaviour == "released":
+            self.rules = SpeakingRules.released_streaming() if self.is_streaming else SpeakingRules.released()
+        self._segments: list[Tensor] = []  # whole ones that wait to be spoken, (L_t, D) each
+        self._states: list[Tensor] = []  # of the segment so far; when streaming, those not yet pushed
         self._n_segment = 0  # text tokens of the segment so far
         self._session: TalkerSession | None = None
         self._wave = self.vocoder.token_stream() if self.is_streaming else None
@@ -222,44 +267,94 @@ class _Speaker:
         """Takes the state (1, D) of one more text token; yields what can be spoken by now."""
         self._states.append(state)
         self._n_segment += 1
-        if self._n_segment > SEGMENT_TOKENS and delta.rstrip().endswith(SEGMENT_MARKS):
+        if self.rules.is_cut(self._n_segment, delta):
             yield from self._end_segment()
         elif self.is_streaming and len(self._states) == self.talker.config.text_chunk:
             yield from self._push(last=False)
 
-    def finish(self) -> Iterator[Event]:
-        """Yields all that is left to be spoken."""
-        if self._n_segment:
+    def finish(self, end: Tensor | None) -> Iterator[Event]:
+        """Yields all that is left to be spoken; `end` (1, D) is the state that produced the end token, if one did."""
+        if end is not None and self.rules.hears_end:
+            yield from self._hear_end(end)
+        elif self._n_segment:
             yield from self._end_segment()
+        if self._segments:
+            yield from self._speak_segments()
         run, vocoder = self.run, self.vocoder
         if self._wave is not None:
             if run.speech_tokens:
                 yield from self._sound([], last=True)
         elif run.speech_tokens:
             samples = run.timed("vocoder", lambda: vocoder.vocode(vocoder.flow(run.speech_tokens))[0][0])
-            yield self._chunk(samples)
+            yield from self._sounded(samples)
         if not run.speech_tokens:
             run.warnings.append("The answer holds no speech.")
 
+    def _hear_end(self, end: Tensor) -> Iterator[Event]:
+        """Takes the end token's state as the published code does.
+
+        Offline, it is part of the last segment, be that cut already. Streaming, it is a text token like the others; but
+        where it fills or opens a chunk, the embedding that closes the text is not fed, and where it opens one, neither
+        is the state itself.
+        """
+        if not self.is_streaming:
+            if not self._states and self._segments:
+                self._segments[-1] = torch.cat([self._segments[-1][:-1], end, self._segments[-1][-1:]])
+            else:
+                self._states.append(end)
+                yield from self._end_segment()
+        elif self._states:
+            self._states.append(end)
+            if len(self._states) < self.talker.config.text_chunk:
+                yield from self._end_segment()
+            else:
+                yield from self._push(last=False)
+                yield from self._push(last=True)
+        elif self._n_segment:
+            yield from self._push(last=True)
+        else:
+            yield from self._say(list(self.rules.filler), [], [])
+
     def _end_segment(self) -> Iterator[Event]:
+        """Closes the text of a segment: speaks the rest of it when streaming, otherwise keeps it for the batch."""
         model = self.model
         self._states.append(text_end_embedding(model.llm, model.tokenizer, model.family))
-        yield from self._push(last=True)
+        if self.is_streaming:
+            yield from self._push(last=True)
+        else:
+            self._segments.append(torch.cat(self._states))
+            self._states.clear()
         self._session, self._n_segment = None, 0
 
     def _push(self, last: bool) -> Iterator[Event]:
-        """Hands the waiting states to the talker; yields its tokens, and their sound when streaming."""
-        run = self.run
+        """Hands the waiting states, if any, to the talker; yields its tokens and their sound."""
         if self._session is None:
-            limit = self.options.max_tokens or TOKENS_PER_TEXT * max(self._n_segment, SEGMENT_TOKENS) + SPARE_TOKENS
-            self._session = self.talker.session(replace(self.options, max_tokens=limit))
-        session, hidden = self._session, torch.cat(self._states)[None]  # (1, n, D)
+            self._session = self.talker.session(self._options(self._n_segment))
+        session, hidden = self._session, torch.cat(self._states)[None] if self._states else None  # (1, n, D)
         self._states.clear()
-        units = self.talker.config.n_units
-        pushed = run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
-        tokens = [token for token in pushed if token < units]  # the published streaming code returns end tokens too
+        tokens = self.run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
         candidates = session.candidates(self.options.n_candidates)
-        stats = session.take_picks()
+        is_cut = last and self.rules.drops_last
+        yield from self._say(tokens[:-1] if is_cut else tokens, session.take_picks(), candidates)
+
+    def _speak_segments(self) -> Iterator[Event]:
+        """Decodes all segments as one batch; yields the tokens of one after another."""
+        options = self._options(max(len(segment) for segment in self._segments) - 1)
+        batch: list[Spoken] = self.run.timed("talker", lambda: self.talker.decode(self._segments, options))
+        for spoken in batch:
+            is_cut = self.rules.drops_last and not spoken.has_ended  # an end token has been taken off already
+            candidates = spoken.candidates(options.n_candidates)
+            yield from self._say(spoken.tokens[:-1] if is_cut else spoken.tokens, spoken.take_picks(), candidates)
+
+    def _options(self, n_text: int) -> DecodeOptions:
+        """Returns the options for a text of so many tokens: without a limit of their own, one that it may not need."""
+        limit = self.options.max_tokens or TOKENS_PER_TEXT * max(n_text, SEGMENT_TOKENS) + SPARE_TOKENS
+        return replace(self.options, max_tokens=limit)
+
+    def _say(self, tokens: list[int], stats: list[TokenStat], candidates: list[Candidates]) -> Iterator[Event]:
+        """Yields the talker's tokens, less special ones (the published streaming code says them), and their sound."""
+        run, units = self.run, self.talker.config.n_units
+        tokens = [token for token in tokens if token < units]
         run.speech_tokens += tokens
         run.stats += stats
         if tokens or stats:  # a push may say nothing but the end
@@ -274,11 +369,14 @@ class _Speaker:
         pieces = self.run.timed("vocoder", lambda: list(wave.push(tokens, last=last)))
         for _, samples in pieces:
             if samples.numel():
-                yield self._chunk(samples[0])
+                yield from self._sounded(samples[0])
 
-    def _chunk(self, samples: Tensor) -> AudioChunk:
-        run = self.run
-        array = samples.float().cpu().numpy()
+    def _sounded(self, samples: Tensor) -> Iterator[Event]:
+        """Yields samples as an event; after the first, what each stage has taken up to there."""
+        run, array = self.run, samples.float().cpu().numpy()
+        is_first = not run.audio
         run.audio.append(array)
         run.first("first_audio")
-        return AudioChunk(array, self.model.sample_rate_hz, run.now())
+        yield AudioChunk(array, self.model.sample_rate_hz, run.now())
+        if is_first:
+            yield Timings(dict(run.stages), run.now())

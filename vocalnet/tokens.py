@@ -16,6 +16,9 @@ _RELEASED_SYSTEM = (
     "provides, and assist the user with a variety of tasks using natural language and speech."
 )
 
+LLAMA_END_IDS = (128009,)  # <|eot_id|>: the labels that the published data preparation drops, for Qwen too
+RELEASED_FILLER = (6324, 4137)  # speech tokens that the published streaming inference says where there is no text
+
 NANO_SPECIAL = ("<|pad|>", "<|user|>", "<|assistant|>", "<|end|>")
 NANO_TEMPLATE = (
     "{% for message in messages %}<|{{ message.role }}|>{{ message.content }}<|end|>{% endfor %}"

@@ -27,6 +27,7 @@ class Spoken:
     def __init__(self) -> None:
         self.tokens: list[int] = []  # without a final end token
         self.is_done = False
+        self.has_ended = False  # by an end token, not by a limit
         self._proposals: list[tuple[int, int, bool]] = []  # token, head, kept; not yet handed out
         self._logits: list[Tensor] = []  # theirs, (V_s,)
 
@@ -46,7 +47,8 @@ class Spoken:
             if is_kept:
                 if token != eos_id:
                     self.tokens.append(token)
-                self.is_done = token == eos_id or len(self.tokens) == limit
+                self.has_ended = token == eos_id
+                self.is_done = self.has_ended or len(self.tokens) == limit
 
     def logits(self) -> Tensor:
         """Returns the raw logits of the kept picks, the end token's too, (n_picked, V_s)."""

@@ -25,9 +25,9 @@ from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.policies import find_policy
 from vocalnet.decoder.session import BatchSession, ReleasedSession, Spoken, TalkerSession
 from vocalnet.masks import check_rule
+from vocalnet.tokens import LLAMA_END_IDS
 
 BEHAVIOURS = ("own", "released")
-LLAMA_END_IDS = (128009,)  # the published data preparation's end of turn
 
 
 @dataclass(frozen=True, slots=True)
