@@ -4,6 +4,7 @@
 #   make test               all tests
 #   make check              lint, format, types, import direction
 #   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
+#   make bench              speed at nano's and the published 1B's sizes -> results/bench-*.json (about ten minutes)
 #   make eval               the held-out questions -> results/eval-nano.json, and into nano's model card
 #
 # PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
@@ -21,7 +22,7 @@ VOICES := flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check nano eval
+.PHONY: demo test check nano eval bench
 
 demo: $(STAMPS)/requirements
 	$(PY) app.py --model nano --port $(PORT)
@@ -41,6 +42,17 @@ nano: $(STAMPS)/requirements-dev $(STAMPS)/voices
 eval: $(STAMPS)/requirements $(STAMPS)/voices
 	$(PY) -m vocalnet eval --set heldout --out results/eval-nano.json
 	$(PY) -m train.bundle
+
+bench: $(STAMPS)/requirements
+	$(PY) -m vocalnet bench --preset nano --what talker --long --out results/bench-nano-talker.json
+	$(PY) -m vocalnet bench --preset nano --what first-audio --out results/bench-nano-first-audio.json
+	for dtype in float32 bfloat16 int8; do \
+		$(PY) -m vocalnet bench --preset vocalnet-1b --what talker --dtype $$dtype \
+			--out results/bench-1b-talker-$$dtype.json; \
+	done
+	$(PY) -m vocalnet bench --preset vocalnet-1b --what talker --heads mtp_vocalnet --tokens-per-step 3 --long \
+		--repeats 1 --out results/bench-1b-long.json
+	$(PY) -m vocalnet bench --preset vocalnet-1b --what token2wav --repeats 2 --out results/bench-1b-token2wav.json
 
 # --- set-up: one stamp per step, inside .venv so that removing it starts over ---
 

@@ -63,7 +63,10 @@ def test_s2t(loads, fake_model, question):
 
 def test_s2s(loads, question, tmp_path):
     record = last_json(run("s2s", "--audio", question, "--out", tmp_path / "a.wav", "--json"))
-    assert set(record) == {"text", "audio", "sample_rate_hz", "speech_tokens", "timings", "stats", "warnings"}
+    keys = {"text", "audio", "sample_rate_hz", "speech_tokens", "timings", "stats", "acceptance", "warnings"}
+    assert set(record) == keys
+    assert record["acceptance"]["by_head"] == [1.0] * 3
+    assert record["acceptance"]["tokens_per_step"] == pytest.approx(40 / 16)
     assert record["audio"] == str(tmp_path / "a.wav")
     assert record["stats"][2] == {"head": 2, "entropy": 1.0, "max_prob": 0.5, "logprob": -0.7, "kept": True}
     assert soundfile.info(record["audio"]).subtype == "PCM_16"
@@ -177,10 +180,10 @@ def test_every_generating_command_takes_the_shared_options(command, loads, fake_
     }[command]
     shared = "--model m --decoder ntp --tokens-per-step 2 --policy fixed --temperature 0.5 --seed 3 --max-tokens 9"
     shared += " --device cpu --dtype float32 --encoder e --vocoder v --vocoder-backend official --base-llm b"
+    shared += " --kernel int8"
     result = run(command, *arguments, *shared.split())
     assert result.exit_code == 0, result.stderr
     parts = {"encoder": "e", "vocoder": "v", "vocoder_backend": "official", "base_llm": "b", "kernel": "int8"}
-    shared += " --kernel int8"
     assert loads == [("m", {"decoder": "ntp", "device": "cpu", "dtype": "float32", **parts})]
     options = fake_model.requests[0]["options"]
     assert (options.tokens_per_step, options.policy, options.temperature) == (2, "fixed", 0.5)

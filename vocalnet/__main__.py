@@ -206,12 +206,17 @@ def bench(
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Weights are always random: speed does not depend on them.")
     ] = True,
-    dtype: Annotated[str, typer.Option(help="float32, bfloat16 or float16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, bfloat16, float16; or int8, which is float32 with that kernel.")
+    ] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
     kernel: Annotated[str, typer.Option(help="Linear layers of the talker: plain, packed or int8.")] = "packed",
-    heads: Annotated[str, typer.Option(help="Speech decoder heads, by commas.")] = "mtp_vocalnet",
+    heads: Annotated[str, typer.Option(help="Speech decoder heads, by commas.")] = "ntp,mtp_vocalnet",
     tokens_per_step: Annotated[str, typer.Option(help="Numbers by commas.")] = "1,3,5",
     n_tokens: Annotated[int, typer.Option(help="Speech tokens of each talker run.", min=1)] = 150,
+    is_long: Annotated[
+        bool, typer.Option("--long", help="Also compare the last 100 of 2,000 tokens with the first 100.")
+    ] = False,
     repeats: Annotated[int, typer.Option(help="Measured runs; medians are reported.", min=1)] = 5,
     threads: Annotated[int | None, typer.Option(help="CPU threads; torch's choice by default.", min=1)] = None,
     seed: int = 0,
@@ -223,24 +228,25 @@ def bench(
     from vocalnet import files
     from vocalnet.bench import PRESETS, BenchOptions
     from vocalnet.bench import bench as run
-    from vocalnet.checkpoint import NANO, named_dtype
+    from vocalnet.checkpoint import NANO, named_dtype, usable_device
     from vocalnet.config import VocalNetConfig
 
     if preset != "nano" and preset not in PRESETS:
         raise ValueError(f"Unknown preset {preset!r}. Available: nano, {', '.join(PRESETS)}")
-    files.check_writable(out)
-    if threads is not None:
-        torch.set_num_threads(threads)
     options = BenchOptions(
-        dtype=named_dtype(dtype),
-        device=device,
-        kernel=kernel,
+        dtype=torch.float32 if dtype == "int8" else named_dtype(dtype),
+        device=str(usable_device(device)),
+        kernel="int8" if dtype == "int8" else kernel,
         heads=tuple(heads.split(",")),
-        tokens_per_step=tuple(int(number) for number in tokens_per_step.split(",")),
+        tokens_per_step=_counts(tokens_per_step, "--tokens-per-step"),
         n_tokens=n_tokens,
         repeats=repeats,
         seed=seed,
+        is_long=is_long,
     )
+    files.check_writable(out)
+    if threads is not None:
+        torch.set_num_threads(threads)
     tokenizer = None
     if what == "first-audio":
         from transformers import AutoConfig, AutoTokenizer
@@ -391,6 +397,14 @@ def _draw(reports: dict[str, Any], folder: Path) -> list[str]:
     return drawn
 
 
+def _counts(text: str, option: str) -> tuple[int, ...]:
+    """Returns numbers from 1 on that are given by commas."""
+    words = [word.strip() for word in text.split(",")]
+    if not all(word.isdecimal() and int(word) > 0 for word in words):
+        raise ValueError(f"{option} {text!r} is not understood: give whole numbers from 1 by commas, such as 1,3,5")
+    return tuple(map(int, words))
+
+
 def _check_question(audio: Path, out: Path | None = None) -> None:
     """Refuses a bad recording or output name before a model is loaded."""
     from vocalnet import audio as recordings
@@ -408,7 +422,9 @@ def _save_speech(result: Result, out: Path) -> dict[str, Any]:
     if result.audio is None:
         raise ValueError("This checkpoint has no speech decoder. Use `vocalnet s2t`, or load one that has.")
     write_wav(out, result.audio, result.sample_rate_hz)
-    return asdict(result) | {"audio": str(out)}
+    accepted = result.acceptance
+    summary = asdict(accepted) | {"tokens_per_step": accepted.tokens_per_step}
+    return asdict(result) | {"audio": str(out), "acceptance": summary}
 
 
 def _report(record: dict[str, Any], as_json: bool, text: str | None = None) -> None:

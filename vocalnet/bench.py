@@ -20,10 +20,14 @@ from torch import Tensor, nn
 
 from vocalnet.audio import SAMPLE_RATE_HZ
 from vocalnet.config import AdaptorConfig, EncoderConfig, FlowConfig, HiftConfig, TalkerConfig, VocalNetConfig
-from vocalnet.decoder.kernels import use_kernel
+from vocalnet.decoder.backbone import initialise
+from vocalnet.decoder.heads import HEADS
+from vocalnet.decoder.kernels import check_kernel, use_kernel
 from vocalnet.decoder.options import DecodeOptions
+from vocalnet.decoder.stream import Stream
 from vocalnet.decoder.talker import Talker
-from vocalnet.events import AudioChunk
+from vocalnet.events import Timings
+from vocalnet.metrics.speedup import bound_by_layers, bound_by_weights
 from vocalnet.model import VocalNet
 from vocalnet.provenance import peak_memory_mb, provenance
 from vocalnet.vocoder.token2wav import Token2Wav
@@ -32,6 +36,7 @@ TEXT_ROWS = 40  # L_t of a benched answer, about thirty words
 PROMPT_TOKENS = 115  # P, a voice of 4.6 s
 VOCODED_TOKENS = 100  # T
 QUESTION_S = 3.0
+LONG_TOKENS, END_TOKENS = 2000, 100  # a long answer, and how much of each end is compared
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 500000.0}
 _1B = {**_LLAMA, "hidden_size": 2048, "intermediate_size": 8192, "num_hidden_layers": 16, "num_attention_heads": 32}
@@ -68,20 +73,34 @@ PRESETS: dict[str, VocalNetConfig] = {
     "vocalnet-qwen25-7b": _released(_QWEN, False, 14336),
 }
 WHAT = ("talker", "token2wav", "first-audio")
+STAGES = ("encoder", "llm", "talker", "vocoder")
 
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How a bench runs; `kernel` as in `decoder.kernels`, `n_tokens` of each talker run."""
+    """How a bench runs.
+
+    Attributes:
+        kernel: as in `decoder.kernels`.
+        heads: of the talkers, all on one backbone.
+        n_tokens: of each talker run.
+        is_long: talkers also say a long answer, to see whether its end is slower than its beginning.
+    """
 
     dtype: torch.dtype = torch.float32
     device: str = "cpu"
     kernel: str = "packed"
-    heads: tuple[str, ...] = ("mtp_vocalnet",)
+    heads: tuple[str, ...] = ("ntp", "mtp_vocalnet")
     tokens_per_step: tuple[int, ...] = (1, 3, 5)
     n_tokens: int = 150
     repeats: int = 5
     seed: int = 0
+    is_long: bool = False
+
+    @property
+    def dtype_name(self) -> str:
+        """What the weights are read in: int8 is a kernel's, and starts from float32."""
+        return "int8" if self.kernel == "int8" else str(self.dtype).removeprefix("torch.")
 
 
 def bench(config: VocalNetConfig, what: str, options: BenchOptions, tokenizer: Any = None) -> dict[str, Any]:
@@ -94,12 +113,15 @@ def bench(config: VocalNetConfig, what: str, options: BenchOptions, tokenizer: A
         tokenizer: writes the prompt of "first-audio".
 
     Raises:
-        ValueError: `what` is unknown, or the config has no such part.
+        ValueError: `what` or the kernel is unknown, or the config has no such part.
     """
+    check_kernel(options.kernel, torch.device(options.device), options.dtype)
     if what not in WHAT:
         raise ValueError(f"cannot bench {what!r}; available: {', '.join(WHAT)}")
     if config.talker is None or config.flow is None or config.hift is None:
         raise ValueError("this checkpoint writes text only: there is no speech to time")
+    if what == "token2wav" and options.dtype_name != "float32":
+        raise ValueError("the vocoder computes in float32: leave --dtype and an int8 --kernel out for token2wav")
     torch.manual_seed(options.seed)
     if what == "talker":
         cells = bench_talker(config.talker, options)
@@ -109,7 +131,7 @@ def bench(config: VocalNetConfig, what: str, options: BenchOptions, tokenizer: A
         cells = bench_first_audio(config, tokenizer, options)
     return {
         "what": what,
-        "dtype": str(options.dtype).removeprefix("torch."),
+        "dtype": options.dtype_name,
         "kernel": options.kernel,
         "device": options.device,
         "threads": torch.get_num_threads(),
@@ -139,31 +161,79 @@ def take_turns(
 
 @torch.inference_mode()
 def bench_talker(config: TalkerConfig, options: BenchOptions) -> list[dict[str, Any]]:
-    """Returns a cell per head and tokens per step: prefill and `n_tokens` greedy tokens of one text."""
+    """Returns a cell per head and tokens per step: prefill and `n_tokens` greedy tokens of one text.
+
+    Raises:
+        ValueError: a head is unknown, or none of them can say so many tokens per step.
+    """
+    talkers = _talkers(config, options)
+    text = torch.randn(1, TEXT_ROWS, config.llm_dim).to(options.device, options.dtype)
+    pairs = [(name, K) for name in talkers for K in options.tokens_per_step]
+    fitting = [(name, K) for name, K in pairs if talkers[name].head.stride <= K <= talkers[name].head.n_heads]
+    if not fitting:
+        raise ValueError(f"None of {', '.join(talkers)} takes {options.tokens_per_step} tokens per step.")
+
+    def run(name: str, K: int) -> Callable[[], Any]:
+        return _generation(talkers[name], text, _exactly(options.n_tokens, K))
+
+    times = take_turns({f"{name} {K}": run(name, K) for name, K in fitting}, options.repeats)
     cells: list[dict[str, Any]] = []
-    for head in options.heads:
-        talker = Talker(replace(config, head=head)).to(options.device, options.dtype).eval().requires_grad_(False)
-        use_kernel(talker, options.kernel)
-        text = torch.randn(1, TEXT_ROWS, config.llm_dim).to(options.device, options.dtype)
-        runs: dict[str, Callable[[], Any]] = {}
-        rows: dict[str, dict[str, Any]] = {}
-        for K in options.tokens_per_step:
-            if talker.head.n_heads < K:
-                continue
-            decode = DecodeOptions(tokens_per_step=K, min_tokens=options.n_tokens, max_tokens=options.n_tokens)
-            name = f"{head} {K}"
-            runs[name] = _generation(talker, text, decode)
-            rows[name] = {"head": head, "tokens_per_step": K, "n_tokens": options.n_tokens}
-        for name, seconds in take_turns(runs, options.repeats).items():
-            median = statistics.median(seconds)
-            cells.append(
-                {**rows[name], "seconds": seconds, "median_s": median, "tokens_per_s": options.n_tokens / median}
-            )
+    for (name, K), seconds in zip(fitting, times.values(), strict=True):
+        median, own = statistics.median(seconds), talkers[name].config
+        cells.append(
+            {
+                "head": name,
+                "tokens_per_step": K,
+                "n_tokens": options.n_tokens,
+                "seconds": seconds,
+                "median_s": median,
+                "tokens_per_s": options.n_tokens / median,
+                "bound_by_layers": bound_by_layers(own, K),
+                "bound_by_weights": bound_by_weights(own, K),
+                **(_ends(talkers[name], text, _exactly(LONG_TOKENS, K)) if options.is_long else {}),
+            }
+        )
     best = max((cell["tokens_per_s"] for cell in cells if cell["tokens_per_step"] == 1), default=None)
     if best is not None:
         for cell in cells:
             cell["speedup_over_best_1x"] = cell["tokens_per_s"] / best
     return cells
+
+
+def _talkers(config: TalkerConfig, options: BenchOptions) -> dict[str, Talker]:
+    """Returns a talker per head; they share one backbone, so that all of them fit into memory and take turns."""
+    talkers: dict[str, Talker] = {}
+    for name in options.heads:
+        own = replace(config, head=name)
+        if not talkers:
+            talker = Talker(own)
+        else:
+            first = next(iter(talkers.values()))
+            with torch.device("meta"):
+                talker = Talker(own)
+            talker.embedding, talker.projector, talker.decoder = first.embedding, first.projector, first.decoder
+            talker.head = HEADS[name](own)
+            initialise(talker.head, own.n_layers)
+        talkers[name] = talker.to(options.device, options.dtype).eval().requires_grad_(False)
+        use_kernel(talker, options.kernel)
+    return talkers
+
+
+def _exactly(n_tokens: int, K: int) -> DecodeOptions:
+    return DecodeOptions(tokens_per_step=K, min_tokens=n_tokens, max_tokens=n_tokens)
+
+
+def _ends(talker: Talker, text: Tensor, options: DecodeOptions) -> dict[str, float]:
+    """Returns how long the first and the last tokens of one long answer took, and the ratio."""
+    stream = Stream(talker, options)
+    stream.add_text(text)
+    times = [time.perf_counter()]  # after each step
+    while stream.n_tokens < LONG_TOKENS:
+        stream.step().said()
+        times.append(time.perf_counter())
+    n_steps = -(-END_TOKENS // options.tokens_per_step)
+    first, last = times[n_steps] - times[0], times[-1] - times[-1 - n_steps]
+    return {f"first_{END_TOKENS}_s": first, f"last_{END_TOKENS}_s": last, "slowdown": last / first}
 
 
 def _generation(talker: Talker, text: Tensor, options: DecodeOptions) -> Callable[[], Tensor]:
@@ -227,7 +297,7 @@ def _prompt(token2wav: Token2Wav, P: int) -> tuple[Tensor, Tensor, Tensor] | Non
 
 @torch.inference_mode()
 def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOptions) -> list[dict[str, Any]]:
-    """Returns the time from the question's end to the first sound, and the stages' share of it, of every run."""
+    """Returns the time from the question's end to the first sound, of every run, and the stages' medians of it."""
     if tokenizer is None:
         raise ValueError("first-audio needs a tokenizer for its prompt: pass one, such as nano's")
     default = torch.get_default_dtype()
@@ -239,8 +309,7 @@ def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOpti
     nn.Module.to(model, device=torch.device(options.device))
     assert model.vocoder is not None
     model.vocoder.float().hift.fuse_weight_norm()
-    assert model.talker is not None
-    use_kernel(model.talker, options.kernel)
+    model.use_kernel(options.kernel)
     rng = np.random.default_rng(options.seed)
     question = (0.1 * rng.standard_normal(round(QUESTION_S * SAMPLE_RATE_HZ))).astype(np.float32)
     cells = []
@@ -248,15 +317,17 @@ def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOpti
         decode = DecodeOptions(
             tokens_per_step=K, mask="streaming", min_tokens=options.n_tokens, max_tokens=options.n_tokens
         )
-        firsts = [_first_audio_s(model, question, decode) for _ in range(1 + options.repeats)][1:]
-        cells.append({"tokens_per_step": K, "seconds": firsts, "median_s": statistics.median(firsts)})
+        runs = [_first_audio(model, question, decode) for _ in range(1 + options.repeats)][1:]
+        firsts = [run.stages["first_audio"] for run in runs]
+        medians = {f"{name}_s": statistics.median(run.stages[name] for run in runs) for name in STAGES}
+        cells.append({"tokens_per_step": K, "seconds": firsts, "median_s": statistics.median(firsts), **medians})
     return cells
 
 
-def _first_audio_s(model: VocalNet, question: np.ndarray, options: DecodeOptions) -> float:
+def _first_audio(model: VocalNet, question: np.ndarray, options: DecodeOptions) -> Timings:
+    """Returns the timings at the first sound of an answer, which then is cut off."""
     events = model.stream(audio=(question, SAMPLE_RATE_HZ), options=options)
-    began = time.perf_counter()
     for event in events:
-        if isinstance(event, AudioChunk):
-            return time.perf_counter() - began
+        if isinstance(event, Timings) and "first_audio" in event.stages:
+            return event
     raise ValueError("the answer ended before any sound: random weights wrote no text; try another --seed")

@@ -93,11 +93,11 @@ class Stream:
         self.proposed: Proposed | None = None
         self.behind: tuple[Tensor, Tensor, Tensor] | None = None  # states, tokens, inputs of rows some module lacks
         self._borders = self._chunk_borders()
+        self._rotations: tuple[Tensor, Tensor] | None = None  # of speech rows 0, 1, ...
+        self._biases: dict[int, Tensor] = {}  # of n rows that see everything but each other's later ones, (1, 1, n, C)
         self.n_text = torch.zeros(batch, dtype=torch.long, device=talker.device)  # text positions, begin included
         self.call_start = head.stride  # where the current call's tokens start in the sequence
 
-        self._rotations: tuple[Tensor, Tensor] | None = None  # of speech rows 0, 1, ...
-        self._biases: dict[int, Tensor] = {}  # of n rows that see everything but each other's later ones, (1, 1, n, C)
         self.n_depths = min(head.n_depths, options.tokens_per_step - 1)
         layers = [config.n_layers] + [1] * self.n_depths if self.is_released else [config.n_layers + self.n_depths]
         self.lanes = [self._lane(batch, n) for n in layers]
@@ -137,11 +137,11 @@ class Stream:
         if lengths is not None:
             order = order.where(order < lengths[:, None], HIDDEN)
         self.n_text = self.n_text + (n if lengths is None else lengths)
+        if self.is_released:
+            self._rotations = None  # speech positions follow the text's
         rows = self._rows(lambda lane: self._text_rows(lane, order))
         h = self.talker.decoder(x, rows(0))  # (B, n, D_s)
         text = Text(x, rows, is_chained=not self.is_released)
-        if self.is_released:
-            self._rotations = None  # speech positions follow the text's
         self.talker.head.prefill(h, text, self.options.tokens_per_step)
 
     def step(self, room: int | None = None) -> Picks:
@@ -290,18 +290,6 @@ class Stream:
         bias = attention_bias(visible, self.embedding.dtype)
         return Rows(cos, sin, bias, cache=lane.cache, first_slot=start)
 
-
-class Picker:
-    """The sample callback of one step: penalty, minimum length, then the draw."""
-
-    def __init__(self, stream: Stream, room: int | None, rejected: Tensor | None = None) -> None:
-        """`rejected` (B, V_s): what a rejected token of the main head's place was picked by, if that matters."""
-        self.stream = stream
-        self.room = room
-        self.rejected = rejected
-        self.history = stream.sequence  # (B, n)
-        self.scores: list[Tensor] = []  # (B, V_s) of each proposed token
-        self.n_kept = 0  # proposed tokens that need no later word
     def _new_speech_rows(self, lane: Lane, n: int) -> Rows:
         lane.add_speech(n)
         return self._speech_rows(lane, n)
@@ -334,6 +322,18 @@ class Picker:
             self._biases[n] = bias
         return bias.narrow(-1, bias.shape[-1] - lane.n_slots, lane.n_slots)
 
+
+class Picker:
+    """The sample callback of one step: penalty, minimum length, then the draw."""
+
+    def __init__(self, stream: Stream, room: int | None, rejected: Tensor | None = None) -> None:
+        """`rejected` (B, V_s): what a rejected token of the main head's place was picked by, if that matters."""
+        self.stream = stream
+        self.room = room
+        self.rejected = rejected
+        self.history = stream.sequence  # (B, n)
+        self.scores: list[Tensor] = []  # (B, V_s) of each proposed token
+        self.n_kept = 0  # proposed tokens that need no later word
         self._is_open = True  # still proposing
         self._must_catch_up = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND
 
