@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 TEAL, SLATE, RED = "#0d9488", "#64748b", "#dc2626"
 COLOURS = (TEAL, "#7c3aed", "#d97706", "#2563eb", "#be185d", "#4d7c0f")
 MARKERS = "osD^vP"
+LABEL_HEIGHTS = (4, -10, 14, -20)  # points
 DPI = 160
 MEASURES = {"max_prob": "maximum probability", "entropy": "entropy (nats)"}
 
@@ -23,8 +24,9 @@ def pareto(cells: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float] | N
         cells: {"cell", "policy", "tokens_per_s", "wer", "ci95"} each, rates as fractions; "ci95" may be None.
         ceilings: names and WERs of what no cell can be expected to beat.
     """
-    figure = Figure(figsize=(8, 4.8), dpi=DPI, layout="constrained")
+    figure = Figure(figsize=(6.8, 4.4), dpi=DPI, layout="constrained")
     axes = figure.subplots()
+    axes.margins(x=0.15)
     policies = list(dict.fromkeys(cell["policy"] for cell in cells))
     for n, policy in enumerate(policies):
         own = [cell for cell in cells if cell["policy"] == policy]
@@ -38,9 +40,10 @@ def pareto(cells: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float] | N
             capsize=2,
             label=policy,
         )
-    for cell in cells:
+    for n, cell in enumerate(sorted(cells, key=lambda cell: cell["tokens_per_s"])):
         place = (cell["tokens_per_s"], 100 * cell["wer"])
-        axes.annotate(cell["cell"], place, xytext=(4, 4), textcoords="offset points", fontsize=7, color=SLATE)
+        offset = (4, LABEL_HEIGHTS[n % len(LABEL_HEIGHTS)])  # neighbours' labels at different heights
+        axes.annotate(cell["cell"], place, xytext=offset, textcoords="offset points", fontsize=7, color=SLATE)
     front = pareto_front(cells)
     axes.plot([cell["tokens_per_s"] for cell in front], [100 * cell["wer"] for cell in front], color=SLATE, lw=0.8)
     for name, wer in (ceilings or {}).items():
@@ -69,7 +72,11 @@ def speedups(cells: Sequence[Mapping[str, Any]]) -> Figure:
     """
     figure = Figure(figsize=(6.4, 1.1 + 0.62 * max(len(cells), 1)), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    bars = {"nominal": ("#cbd5e1", "nominal"), "bound_weights": ("#94a3b8", "bound"), "measured": (TEAL, "measured")}
+    bars = {
+        "nominal": ("#cbd5e1", "nominal"),
+        "bound_weights": ("#94a3b8", "bound by weights"),
+        "measured": (TEAL, "measured"),
+    }
     for n, (name, (colour, label)) in enumerate(bars.items()):
         places = [place + 0.26 * (n - 1) for place in range(len(cells))]
         values = [cell[name] or 0 for cell in cells]

@@ -42,6 +42,8 @@ def test_grid_table():
     assert "Ceiling, source voice: WER 0.0 [0.0, 0.0] %, DNSMOS 3.00." in table
     assert "Not run: group_trans_3 3 (This checkpoint has no decoder 'group_trans_3')." in table
     assert "measured over ntp 1, the fastest" in table
+    assert "not finished" not in table
+    assert "not finished" in sections({"x": {**grid_report(), "is_complete": False}})["x"]
     (head,) = lines(tables["policies-tokens"], "| mtp_vocalnet 3 | 2 |")
     assert head == "| mtp_vocalnet 3 | 2 | 16 | 100 % | 3.00 | 0.50 |"
 
@@ -58,7 +60,8 @@ def test_the_finding_names_policies_that_earn_their_keep():
 
 
 def test_pareto_points():
-    point = pareto_points(grid_report())[0]
+    point, other, *_ = pareto_points(grid_report())
+    assert other["cell"] == "1"  # the decoder of most cells is left out
     assert (point["cell"], point["policy"], point["tokens_per_s"]) == ("ntp 1", "fixed", pytest.approx(500))
     assert point["wer"] == pytest.approx(0.05)
     assert len(point["ci95"]) == 2

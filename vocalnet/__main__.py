@@ -392,7 +392,7 @@ def _draw(reports: dict[str, Any], folder: Path) -> list[str]:
                 images["tokens"] = plots.token_histograms(cell["token_stats"], cell["cell"])
         for what, figure in images.items():
             with files.atomic_path(folder / f"{name}-{what}.png") as temporary:
-                figure.savefig(temporary, format="png", dpi=120)
+                temporary.write_bytes(plots.png(figure))
             drawn.append(str(folder / f"{name}-{what}.png"))
     return drawn
 

@@ -10,7 +10,8 @@ from vocalnet.decoder.options import DecodeOptions
 
 COMMON_BUDGET = "mtp_vocalnet_4"  # the MTP-VocalNet that had the other decoders' budget; the default had a longer one
 OWN = "mtp_vocalnet"
-PARAMETERS = {"typical": "eps", "top_n": "top_n", "confidence": "tau"}  # the option that a policy is tuned by
+PARAMETERS = {"typical": "alpha", "top_n": "top_n", "confidence": "tau"}  # the option that a policy is tuned by
+EPS = 0.3  # of `typical`: high, since it caps a threshold that at the entropy of speech tokens alpha should set
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,14 +64,16 @@ def seeds(decoders: Sequence[str]) -> list[Cell]:
 
 def policies(decoders: Sequence[str]) -> list[Cell]:
     """Returns one decoder under every greedy policy, from strict to tolerant, and `ntp` to compare speeds with."""
-    tuned: list[tuple[str, str, Sequence[float]]] = [
-        ("top_n", "top_n", (2, 5, 20)),
-        ("typical", "eps", (0.3, 0.09, 0.03)),
-        ("confidence", "tau", (0.9, 0.7, 0.5, 0.3)),
-    ]
+    tuned: dict[str, Sequence[float]] = {
+        "top_n": (2, 5, 20),
+        "typical": (3.0, 1.0, 0.3),
+        "confidence": (0.9, 0.7, 0.5, 0.3),
+    }
     cells = [_cell("ntp", 1), *(_cell(OWN, K) for K in range(1, 6))]
     cells += [_cell(OWN, K, policy="greedy_verify") for K in (3, 5)]
-    return cells + [_cell(OWN, 5, policy=policy, **{name: v}) for policy, name, values in tuned for v in values]
+    for policy, values in tuned.items():
+        cells += [_cell(OWN, 5, policy=policy, eps=EPS, **{PARAMETERS[policy]: value}) for value in values]
+    return cells
 
 
 GRIDS: dict[str, Callable[[Sequence[str]], list[Cell]]] = {

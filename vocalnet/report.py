@@ -133,7 +133,8 @@ def grid_tables(report: dict[str, Any]) -> dict[str, str]:
                 f"{100 * agreement['tokens']:.0f} %" if agreement else NONE,
             ]
         )
-    notes = [*_ceilings(report), *_findings(report)]
+    notes = [] if report["is_complete"] else ["The grid is not finished: run the same command again."]
+    notes += [*_ceilings(report), *_findings(report)]
     notes += [f"Not run: {row['cell']} ({row['reason'].rstrip('.')})." for row in report["skipped"]]
     notes.append(
         "Speedups are over one token per step: nominal (tokens kept per step), the bound on it, and measured over "
@@ -163,9 +164,15 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key tha
 
 
 def pareto_points(report: dict[str, Any]) -> list[dict[str, Any]]:
-    """Returns the points of a grid's Pareto plot, WER against speed, as `demo.plots.pareto` draws them."""
+    """Returns the points of a grid's Pareto plot, WER against speed, as `demo.plots.pareto` draws them.
+
+    The decoder of most cells goes without saying.
+    """
+    decoders = [cell["decoder"] for cell in report["cells"]]
+    usual = next((name for name in decoders if decoders.count(name) > len(decoders) / 2), "")
     return [
-        {name: cell[name] for name in ("cell", "policy", "tokens_per_s")}
+        {"cell": cell["cell"].removeprefix(f"{usual} ")}
+        | {name: cell[name] for name in ("policy", "tokens_per_s")}
         | {name: cell["wer"][name] for name in ("wer", "ci95")}
         for cell in report["cells"]
     ]
