@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from readme import adding_a_head
 from torch import Tensor
 
 from vocalnet.config import TalkerConfig, from_dict
@@ -23,8 +23,23 @@ from vocalnet.decoder.talker import Talker
 ROOT = Path(__file__).parents[2]
 CONFIGS = ROOT / "train" / "configs"
 MASKS = ("full", "streaming")
-every_head = pytest.mark.parametrize("head", HEADS)
+GROUPS = [head for head in HEADS if HEADS[head](TalkerConfig(dim=4, ffn_dim=4, n_heads=1)).stride > 1]
+NAMES = [name for head in HEADS for name in ([f"{head}_3", f"{head}_5"] if head in GROUPS else [head])]
+every_head = pytest.mark.parametrize("head", NAMES)
 every_mask = pytest.mark.parametrize("mask", MASKS)
+
+
+@pytest.fixture
+def make_talker(make_talker: Callable[..., Talker]) -> Callable[..., Talker]:
+    """Builds a tiny talker of one of NAMES: a head, with its group size where it has one."""
+
+    def make(name: str = "mtp_vocalnet", *args: Any, **changes: Any) -> Talker:
+        if name in HEADS:
+            return make_talker(name, *args, **changes)
+        head, _, size = name.rpartition("_")
+        return make_talker(head, *args, **{"group_size": int(size)} | changes)
+
+    return make
 
 
 def step_sizes(talker: Talker) -> list[int]:
@@ -66,7 +81,7 @@ def test_targets_are_the_tokens_after_each_row(make_talker: Callable[..., Talker
         assert labels[k, row] == (line[place] if place < len(line) else IGNORE), (k, row)
 
 
-@pytest.mark.parametrize("head", ["group_linear", "group_trans"])
+@pytest.mark.parametrize("head", GROUPS)
 def test_slots_after_the_end_have_no_label(make_talker: Callable[..., Talker], head: str) -> None:
     def labels(n: int) -> list[list[int]]:
         return make_talker(head).loss([torch.zeros(2, 24)], [torch.arange(n)]).labels[:, 0].T.tolist()
@@ -198,7 +213,7 @@ def test_two_interleaved_sessions(make_talker: Callable[..., Talker], texts: lis
         assert torch.equal(torch.cat(parts), talker.generate(text[None], options))
 
 
-@every_head
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("group_size", [4, 5])
 def test_steps_need_not_divide_a_chunk(
     make_talker: Callable[..., Talker], texts: list[Tensor], head: str, group_size: int
@@ -251,7 +266,7 @@ def test_an_end_token_ends_at_any_place_of_a_step(
 
 @every_head
 def test_save_and_load(make_talker: Callable[..., Talker], texts: list[Tensor], head: str, tmp_path: Path) -> None:
-    talker = make_talker(head, group_size=5)
+    talker = make_talker(head)
     save_talker(talker, tmp_path)
     again = load_talker(tmp_path)
     options = replace(talker.default_options(), max_tokens=20)
@@ -287,7 +302,7 @@ def test_a_few_training_steps_learn_a_sentence(make_talker: Callable[..., Talker
             assert talker.generate(text[None], options).tolist() == tokens.tolist()
 
 
-@pytest.mark.parametrize("head", ["group_linear", "group_trans"])
+@pytest.mark.parametrize("head", GROUPS)
 def test_groups_are_not_decoded_the_published_way(make_talker: Callable[..., Talker], head: str) -> None:
     with pytest.raises(ValueError, match='needs behaviour "own"'):
         make_talker(head, behaviour="released")
@@ -315,18 +330,14 @@ def test_every_head_has_a_yaml_that_loads() -> None:
 def test_adding_a_head_as_the_readme_says(
     make_talker: Callable[..., Talker], texts: list[Tensor], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Follows the page: its file, its row and its yaml make a head that does what every head must."""
-    page = (ROOT / "README.md").read_text().split("## Adding a head\n")[1].split("\n## ")[0]
-    code, config = (re.search(rf"```{kind}\n(.*?)```", page, re.DOTALL)[1] for kind in ("python", "yaml"))
-    row = re.search(r'`"(\w+)": (\w+),`', page)
-    module: dict[str, Any] = {}
-    exec(compile(code, "README.md", "exec"), module)
-    monkeypatch.setitem(HEADS, row[1], module[row[2]])
-    assert yaml.safe_load(config) == {"head": row[1]}
-    test_shapes(make_talker, texts, row[1])
-    test_targets_are_the_tokens_after_each_row(make_talker, row[1], 4)
-    test_generation_ends(make_talker, texts, row[1])
-    test_streamed_equals_offline(make_talker, texts, row[1], 0, 0.0)
+    """Follows the page: its file and its row make a head that does what every head must."""
+    page = adding_a_head()
+    monkeypatch.setitem(HEADS, page.name, page.head)
+    assert yaml.safe_load(page.config) == {"head": page.name}
+    test_shapes(make_talker, texts, page.name)
+    test_targets_are_the_tokens_after_each_row(make_talker, page.name, 4)
+    test_generation_ends(make_talker, texts, page.name)
+    test_streamed_equals_offline(make_talker, texts, page.name, 0, 0.0)
     for mask in MASKS:
-        test_causality_by_gradient(make_talker, texts, row[1], mask)
-        test_cached_decoding_equals_teacher_forcing(make_talker, texts, row[1], mask)
+        test_causality_by_gradient(make_talker, texts, page.name, mask)
+        test_cached_decoding_equals_teacher_forcing(make_talker, texts, page.name, mask)

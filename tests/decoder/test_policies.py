@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from typing import Any
 
 import pytest
@@ -15,6 +15,7 @@ from vocalnet.decoder import policies, stream
 from vocalnet.decoder.heads import HEADS
 from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
 from vocalnet.decoder.policies import POLICIES, Check, find_policy
+from vocalnet.decoder.sampling import probabilities, weigh
 from vocalnet.decoder.session import Spoken
 from vocalnet.decoder.talker import Talker
 from vocalnet.events import TokenStat, acceptance
@@ -77,6 +78,22 @@ def test_greedy_verify_is_one_token_per_step(make_talker: MakeTalker, texts: lis
     (spoken,) = talker.decode([text], many)
     counts = acceptance(spoken.take_picks())
     assert counts.n_steps < counts.n_kept < counts.n_proposed, "nothing was verified"
+
+
+def test_greedy_verify_on_two_hundred_models(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    tiny = {**FEW, "dim": 16, "ffn_dim": 24, "n_heads": 2, "n_layers": 1}
+    heads = [head for head in single_heads(make_talker) if head != "ntp"]
+    counts = []
+    for seed in range(200):
+        talker = agreeing(make_talker(heads[seed % len(heads)], seed, **tiny)).double()
+        one = DecodeOptions(tokens_per_step=1, max_tokens=12, min_tokens=seed % 12)
+        expected = talker.generate(texts[3][None], one)
+        for K in (2, 3, 4, 5):
+            (spoken,) = talker.decode(texts[3:], replace(one, tokens_per_step=K, policy="greedy_verify"))
+            assert spoken.tokens == expected.tolist(), (seed, K)
+            counts.append(acceptance(spoken.take_picks()))
+    n_steps, n_proposed, n_kept = (sum(getattr(c, n) for c in counts) for n in ("n_steps", "n_proposed", "n_kept"))
+    assert 1.2 * n_steps < n_kept < 0.8 * n_proposed, "hardly anything was accepted, or nothing refused"
 
 
 @pytest.mark.parametrize("K", [2, 4, 5])
@@ -142,6 +159,33 @@ def test_streamed_equals_offline(make_talker: MakeTalker, texts: list[Tensor], p
         assert rule == "paper" or [len(push) for push in pushes[:2]] == [15, 15]
 
 
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+def test_every_pick_is_made_after_all_that_was_said_before_it(
+    make_talker: MakeTalker, texts: list[Tensor], policy: str, mask: str
+) -> None:
+    """Kept tokens are the penalised choice of their head, the history reaching into the step and over its borders."""
+    talker = agreeing(make_talker(**FEW))
+    penalty = RepetitionPenalty(window=3, factor=3.0, heads="all")
+    options = replace(TOLERANT, policy=policy, penalty=penalty, mask=mask)  # type: ignore[arg-type]
+    (spoken,) = talker.decode(texts[1:2], options)
+    logits = spoken.logits()
+    heads = [stat.head for stat in spoken.take_picks() if stat.kept]
+    assert sum(head > 0 for head in heads) > 3
+    n_changed = 0
+    for n, (row, token) in enumerate(zip(logits, spoken.tokens, strict=False)):
+        if n < options.min_tokens:
+            row[talker.config.eos_id] = -torch.inf
+        history = torch.tensor([talker.config.sos_id, *spoken.tokens[:n]])
+        assert penalty.apply(row, history).argmax() == token, (n, heads[n])
+        n_changed += int(row.argmax() != token)
+    assert n_changed > 3
+    if policy in ("fixed", "rejection", "confidence"):  # the others' rules ask what the main head may pick
+        for best in ({"top_k": 1}, {"top_p": 1e-6}):
+            drawn = replace(options, temperature=0.7, seed=1, **best)  # type: ignore[arg-type]
+            assert talker.generate(texts[1][None], drawn).tolist() == spoken.tokens
+
+
 def test_a_list_is_decoded_as_each_alone(make_talker: MakeTalker, texts: list[Tensor]) -> None:
     talker = agreeing(make_talker(**FEW))
     options = replace(sampled(TOLERANT, "rejection"), min_tokens=0)
@@ -173,15 +217,56 @@ def test_confidence_saves_the_modules(make_talker: MakeTalker, texts: list[Tenso
     assert len(calls) == 1 + 33 // 17  # the text's, then one in 17 steps
 
 
-def test_no_end_without_the_main_head(make_talker: MakeTalker, texts: list[Tensor]) -> None:
-    talker = make_talker(**FEW)
+def eager_to_end(talker: Talker, head: int) -> Talker:
+    """Returns a talker of which one module ends at once and no other head ever."""
     with torch.no_grad():
-        talker.head.main.proj.bias[8] = -60  # type: ignore[operator, union-attr]
-        talker.head.depths[0].out.proj.bias[8] = 60  # type: ignore[operator, union-attr]
-    options = replace(TOLERANT, min_tokens=0, max_tokens=20)
-    assert len(talker.generate(texts[0][None], options)) == 1
-    for policy in ADAPTIVE:
-        assert len(talker.generate(texts[0][None], replace(options, policy=policy))) == 20
+        for k in range(talker.head.n_heads):
+            output = talker.head.main if k == 0 else talker.head.depths[k - 1].out  # type: ignore[index, union-attr]
+            output.proj.bias[talker.config.eos_id] = 60 if k == head else -60  # type: ignore[operator, union-attr]
+    return talker
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+def test_no_end_without_the_main_head(make_talker: MakeTalker, texts: list[Tensor], policy: str) -> None:
+    talker = eager_to_end(make_talker(**FEW), 2)
+    options = replace(TOLERANT, min_tokens=0, max_tokens=20, policy=policy)
+    assert len(talker.generate(texts[0][None], options)) == 20
+    assert len(talker.generate(texts[0][None], replace(options, mask="streaming"))) == 20
+
+
+def test_released_weights_end_by_any_head(make_talker: MakeTalker, texts: list[Tensor]) -> None:
+    """As published; groups, which have no main head, end by any of their slots too (test_heads)."""
+    talker = eager_to_end(make_talker(behaviour="released", mask_rule="released", **FEW), 2)
+    assert len(talker.generate(texts[0][None], DecodeOptions.released(4))) == 2
+    session = talker.session(DecodeOptions.released_streaming(4))
+    assert session.push(texts[0][None]).tolist()[2:] == [talker.config.eos_id]
+
+
+@pytest.mark.parametrize("head", ["mtp_vocalnet", "mtp_deepseek", "mtp_parallel_linear"])
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_where_a_module_wants_to_end_the_main_head_decides(
+    make_talker: MakeTalker, texts: list[Tensor], head: str, temperature: float
+) -> None:
+    """Its logits there, and all that follow, are the teacher-forced ones; alone, in a batch and push by push."""
+    n_contested = 0
+    for seed in range(6):
+        talker = make_talker(head, seed, **FEW)
+        options = DecodeOptions(tokens_per_step=4, max_tokens=30, temperature=temperature, seed=seed, mask="streaming")
+        batch = talker.generate(texts, options)
+        for text, tokens in zip(texts, batch, strict=True):
+            (spoken,) = talker.decode([text], options)
+            assert spoken.tokens == tokens.tolist()
+            if head != "mtp_deepseek":  # see Stream.take_back
+                assert torch.equal(torch.cat(streamed(talker, text, options)), tokens)
+            logits = spoken.logits()
+            stats = spoken.take_picks()
+            n_contested += sum(before.kept and not stat.kept for before, stat in pairwise(stats))
+            expected = talker.logits([text], [tokens], "streaming")
+            heads = [stat.head for stat in stats if stat.kept]
+            assert len(tokens) == 30 or heads[-1] == 0
+            for n, (row, k) in enumerate(zip(logits, heads, strict=True)):
+                torch.testing.assert_close(row, expected[k, 0, n - k], atol=1e-4, rtol=1e-4)
+    assert n_contested > 20
 
 
 def check(tokens: list[int], probs: list[float], eos_id: int = 3) -> Check:
@@ -205,16 +290,22 @@ def test_rules() -> None:
     assert policies.count_accepted(POLICIES["rejection"], check([0, 3, 0], [0.5, 0.1, 0.1, 0.3]), DecodeOptions()) == 1
 
 
-def joint(talker: Talker, text: Tensor) -> Tensor:
-    """Returns the probabilities (V_s, V_s, V_s) of the first three tokens; what follows an end is token 0."""
-    V = talker.config.vocab_size
+def joint(talker: Talker, text: Tensor, options: DecodeOptions) -> Tensor:
+    """Returns the probabilities (V_s, V_s, V_s) of the first three tokens, one per step; after an end comes token 0."""
+    V, config = talker.config.vocab_size, talker.config
     pairs = torch.cartesian_prod(torch.arange(V), torch.arange(V))
-    rows = talker.logits([text] * len(pairs), list(pairs))[0].softmax(-1).view(V, V, 3, V).double()
-    second, third = rows[:, 0, 1].clone(), rows[:, :, 2].clone()
+    logits = talker.logits([text] * len(pairs), list(pairs))[0]  # (V * V, 3, V)
+    line = torch.cat([torch.full((len(pairs), 1), config.sos_id), pairs], 1)
+    probs = []
+    for i in range(3):
+        history = line[:, : i + 1]
+        penalised = logits[:, i] if options.penalty is None else options.penalty.apply(logits[:, i], history)
+        probs.append(probabilities(weigh(penalised, history, options), options).view(V, V, V).double())
+    second, third = probs[1][:, 0].clone(), probs[2].clone()
     nothing = torch.eye(V, dtype=torch.double)[0]
-    second[talker.config.eos_id] = nothing
-    third[talker.config.eos_id] = third[:, talker.config.eos_id] = nothing
-    return rows[0, 0, 0][:, None, None] * second[..., None] * third
+    second[config.eos_id] = nothing
+    third[config.eos_id] = third[:, config.eos_id] = nothing
+    return probs[0][0, 0][:, None, None] * second[..., None] * third
 
 
 def draw(talker: Talker, text: Tensor, options: DecodeOptions, n: int) -> Tensor:
@@ -244,18 +335,46 @@ def misfit(counts: Tensor, probs: Tensor) -> float:
     return float((((seen - due) ** 2 / due).sum() - n_free) / (2 * n_free) ** 0.5)
 
 
+SMALL = {"n_units": 5, "bos_id": 5, "sos_id": 6, "eos_id": 7, "pad_id": 8, "mtp_num": 2, "n_layers": 1}
+REJECTION = DecodeOptions(tokens_per_step=3, policy="rejection", temperature=1.0, seed=0)
+RICH = {  # every kind of restriction and of history
+    "temperature": 0.8,
+    "top_k": 6,
+    "top_p": 0.95,
+    "penalty": RepetitionPenalty(window=2, factor=1.5, heads="all"),
+    "repetition_aware": RepetitionAware(2, 0.5),
+}
+
+
 @torch.inference_mode()
+@pytest.mark.parametrize(
+    ("head", "n", "changes"),
+    [("mtp_parallel_linear", 20_000, {}), ("mtp_parallel_linear", 1500, RICH), ("mtp_vocalnet", 1000, {})],
+)
 def test_rejection_leaves_the_distribution_of_the_main_head(
-    make_talker: MakeTalker, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch
+    make_talker: MakeTalker, texts: list[Tensor], head: str, n: int, changes: dict[str, Any]
 ) -> None:
-    talker = make_talker(n_units=3, bos_id=3, sos_id=4, eos_id=5, pad_id=6, mtp_num=2, n_layers=1)
-    options = DecodeOptions(tokens_per_step=3, policy="rejection", temperature=1.0, seed=0)
-    probs = joint(talker, texts[0])
-    assert probs.sum().item() == pytest.approx(1.0)
-    assert abs(misfit(draw(talker, texts[0], options, 1000), probs)) < 4
-    wrong = replace(POLICIES["rejection"], resamples=False)
-    monkeypatch.setitem(POLICIES, "rejection", wrong)
-    assert misfit(draw(talker, texts[0], options, 1000), probs) > 6
+    talker = make_talker(head, **SMALL)
+    options = replace(REJECTION, **changes)
+    probs = joint(talker, texts[0], options)
+    assert probs.sum().item() == pytest.approx(1.0, abs=1e-5)
+    assert abs(misfit(draw(talker, texts[0], options, n), probs)) < 4
+
+
+def greedy_about_doubt(check: Check, options: DecodeOptions) -> Tensor:
+    """A wrong rule: accepts whatever the main head likes at least as well as the module did."""
+    p, q = (check.of_tokens(probabilities(scores, options)) for scores in (check.scores, check.drawn_by))
+    return p >= q
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("wrong", [{"resamples": False}, {"accepts": greedy_about_doubt}])
+def test_a_wrong_rule_of_rejection_is_seen(
+    make_talker: MakeTalker, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch, wrong: dict[str, Any]
+) -> None:
+    talker = make_talker("mtp_parallel_linear", **SMALL)
+    monkeypatch.setitem(POLICIES, "rejection", replace(POLICIES["rejection"], **wrong))
+    assert misfit(draw(talker, texts[0], REJECTION, 2000), joint(talker, texts[0], REJECTION)) > 6
 
 
 def test_policies_that_cannot_work_say_so(make_talker: MakeTalker, texts: list[Tensor]) -> None:

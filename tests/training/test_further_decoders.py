@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import sys
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from readme import adding_a_head
 
 import train.heads
 from train.common import CONFIGS, Recipe, load_recipes
 from train.heads import common_speeches, head_config, train_head
 from vocalnet.audio import write_wav
 from vocalnet.checkpoint import load, save_component
+from vocalnet.decoder.heads import HEADS
 from vocalnet.files import write_json
 from vocalnet.training.stage_talker import gather_speeches
 
@@ -110,6 +113,20 @@ def test_names_are_checked_first(recipe, gathered):
     with pytest.raises(ValueError, match=r"llm\.safetensors does not exist\. Train its stage first"):
         train_head(recipe, "ntp", 1)
     assert not gathered
+
+
+def test_a_new_head_is_trained_as_the_readme_says(recipe, tmp_path, monkeypatch, question):
+    page = adding_a_head()
+    (tmp_path / "configs" / "heads").mkdir(parents=True)
+    (tmp_path / "configs" / "heads" / f"{page.name}.yaml").write_text(page.config)
+    program, *arguments = page.command.removeprefix("python -m ").split()
+    assert program == "train.heads"
+    monkeypatch.setitem(HEADS, page.name, page.head)
+    monkeypatch.setattr(train.heads, "CONFIGS", tmp_path / "configs")
+    monkeypatch.setattr(train.heads, "load_recipes", lambda scale, work: {"heads": recipe})
+    monkeypatch.setattr(sys, "argv", [program, *arguments])
+    assert train.heads.main() == 0
+    assert load(recipe.checkpoint, decoder=page.name).respond(audio=question).speech_tokens
 
 
 @pytest.mark.parametrize("scale", ["full", "smoke"])

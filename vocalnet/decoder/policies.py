@@ -4,7 +4,9 @@
 runs the decoder over the proposed tokens anyway, so the main head's word in each of their places costs one projection
 and no layer, and a rule keeps the first of them, up to one that it does not accept; there the main head picks.
 
-An end token from a module is kept by `fixed` alone, as published; otherwise the main head decides in its place.
+An end token from a module is never kept without the main head, which decides in its place. Deliberate difference from
+the published code: there it ends the answer, so under `fixed` it does with behaviour "released", and in groups, which
+have no main head.
 
 Letters: m proposed tokens, V_s vocabulary. Adaptive steps are steps of one sample.
 """

@@ -5,6 +5,8 @@ Letters: B batch, V_s speech vocabulary.
 
 from __future__ import annotations
 
+import copy
+
 import torch
 from torch import Tensor
 
@@ -74,6 +76,12 @@ class Draws:
                 generator.seed()
             else:
                 generator.manual_seed(seed)
+
+    def of(self, sample: int) -> Draws:
+        """Returns the draws that one sample has left, without the others' and without touching them."""
+        draws = copy.copy(self)
+        draws._generators = [self._generators[sample].clone_state()]
+        return draws
 
     def uniform(self, n: int) -> Tensor:
         """Returns n draws from [0, 1) per sample, (B, n)."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vocalnet.decoder.options import DecodeOptions
-from vocalnet.decoder.sampling import likeliest, measure
+from vocalnet.decoder.sampling import Draws, likeliest, measure
 from vocalnet.decoder.stream import Stream
 from vocalnet.events import Candidates, TokenStat
 from vocalnet.masks import first_speech_row
@@ -100,6 +100,7 @@ class BatchSession:
     def __init__(self, talker: Talker, options: DecodeOptions, batch: int = 1) -> None:
         self.stream = Stream(talker, options, batch)
         self.samples = [Spoken() for _ in range(batch)]
+        self._left: dict[int, Draws] = {}  # samples that no longer step with the batch, and the draws they have left
         self._waiting: list[Tensor] = []  # text that has come while the full mask waits for the rest
         self._n_returned = 0
         self._is_closed = False
@@ -137,19 +138,56 @@ class BatchSession:
     @torch.inference_mode()
     def run(self, hidden: Tensor, lengths: Tensor | None = None, last: bool = False) -> None:
         """Adds text (B, n, D), `lengths` (B,) of it real, and decodes as far as the text allows."""
+        self.stream.add_text(hidden, lengths)
+        self._decode(None if last else self._n_rows_ready())
+        for sample in self._left:  # after the others, which share every step
+            length = hidden.shape[1] if lengths is None else int(lengths[sample])
+            self._go_on_alone(sample, hidden[sample : sample + 1, :length])
+
+    def _decode(self, n_ready: int | None) -> None:
+        """Steps until all samples are done, or `n_ready` rows have been run, after which more text is needed."""
         stream = self.stream
-        stream.add_text(hidden, lengths)
-        n_ready = None if last else self._n_rows_ready()
         is_cut = stream.options.count == "own" or stream.options.tokens_per_step == 1 or stream.policy.is_adaptive
         limit = stream.max_tokens if is_cut else None
-        while not all(sample.is_done for sample in self.samples):
+        while any(self._steps_on(sample) for sample in range(len(self.samples))):
             if n_ready is not None and stream.n_tokens >= n_ready:
                 return
             if limit is None and stream.n_tokens + 1 >= stream.max_tokens:  # published: between steps, start included
                 return
             picks = stream.step()
-            for sample, said, logits in zip(self.samples, picks.said(), picks.logits, strict=True):
-                sample.take(said, logits, stream.config.eos_id, limit)
+            for sample, (said, logits) in enumerate(zip(picks.said(), picks.logits, strict=True)):
+                if self._steps_on(sample):
+                    said = self._guarded(sample, said) if stream.is_guarded else said
+                    self.samples[sample].take(said, logits, stream.config.eos_id, limit)
+
+    def _steps_on(self, sample: int) -> bool:
+        """Says whether a sample takes part in the next step."""
+        return not (self.samples[sample].is_done or sample in self._left)
+
+    def _guarded(self, sample: int, said: list[tuple[int, int, bool]]) -> list[tuple[int, int, bool]]:
+        """Returns one step's picks without a module's end token and all after it: the main head decides in its place.
+
+        Alone, it does so in the next step. The samples of a batch step together, so one that is cut leaves it.
+        """
+        stream = self.stream
+        ends = [n for n, (token, head, _) in enumerate(said) if head > 0 and token == stream.config.eos_id]
+        if not ends:
+            return said
+        if len(self.samples) == 1:
+            stream.take_back(len(said) - ends[0])
+        else:
+            self._left[sample] = stream.draws.of(sample)
+        return [(token, head, is_kept and n < ends[0]) for n, (token, head, is_kept) in enumerate(said)]
+
+    def _go_on_alone(self, sample: int, hidden: Tensor) -> None:
+        """Decodes the rest of a sample that has left the batch, after all that it has said; hidden (1, L_t, D)."""
+        stream, spoken = self.stream, self.samples[sample]
+        alone = BatchSession(stream.talker, stream.options)
+        alone.samples = [spoken]
+        alone.stream.draws = self._left[sample]
+        said = torch.tensor([spoken.tokens], dtype=torch.long, device=stream.embedding.device)
+        alone.stream.sequence = torch.cat([alone.stream.sequence, said], 1)
+        alone.run(hidden, last=True)
 
     def _n_rows_ready(self) -> int:
         """Returns how many speech tokens the text so far is enough for: rows that would not see the next position."""

@@ -87,11 +87,14 @@ class Stream:
         self.policy = policy_for(head, options)
         assert batch == 1 or not self.policy.is_adaptive, "samples of a batch step together"
         self.is_released = config.behaviour == "released"
+        # whether a session has to take back a module's end token; adaptive policies keep none in the first place
+        self.is_guarded = not (self.is_released or self.policy.is_adaptive or head.stride > 1)
         self.draws = Draws(batch, options.seed, talker.device)
         self.sequence = torch.full((batch, head.stride), config.sos_id, device=talker.device)  # (B, tokens so far)
         self.n_fed = 0  # tokens of the sequence that went through the decoder
         self.proposed: Proposed | None = None
         self.behind: tuple[Tensor, Tensor, Tensor] | None = None  # states, tokens, inputs of rows some module lacks
+        self._newest: tuple[Tensor, Tensor, Tensor] | None = None  # those of the last step
         self._borders = self._chunk_borders()
         self._rotations: tuple[Tensor, Tensor] | None = None  # of speech rows 0, 1, ...
         self._biases: dict[int, Tensor] = {}  # of n rows that see everything but each other's later ones, (1, 1, n, C)
@@ -165,6 +168,14 @@ class Stream:
         rejected = proposed.scores[:, n_kept] if n_kept < m and self.policy.resamples else None
         return proposed.judged(n_kept).then(self._propose(h, step, Picker(self, room, rejected)))
 
+    def take_back(self, n: int) -> None:
+        """Forgets the newest n tokens, which are not fed yet; a module that was fed them runs its rows again.
+
+        Where text arrives in between, it has to before it knows what comes in their place: its proposals may be worse.
+        """
+        self.sequence = self.sequence[:, : self.sequence.shape[1] - n]
+        self.behind = self._newest
+
     def scores(self, k: int, logits: Tensor, history: Tensor) -> Tensor:
         """Returns the log-weights (B, V_s) by which head k picks from raw logits (B, V_s) after `history` (B, n)."""
         penalty = self.options.penalty
@@ -191,7 +202,8 @@ class Stream:
             h, step = self._last_rows(*(torch.cat(pair, 1) for pair in pairs))
         tokens, logits = self.talker.head.step(h, step, self.options.tokens_per_step, picker)
         is_behind = self.policy.is_adaptive and tokens.shape[1] <= self.n_depths
-        self.behind = (h, step.fed, step.inputs) if is_behind else None
+        self._newest = (h, step.fed, step.inputs)
+        self.behind = self._newest if is_behind else None
         n, n_kept = len(picker.scores), picker.n_kept
         self.sequence = torch.cat([self.sequence, tokens[:, :n_kept]], 1)
         if self.policy.accepts is not None and n > 1:
