@@ -29,7 +29,7 @@ from vocalnet.training.stage_vocoder import train_vocoder
 def synthesize(recipe: Recipe) -> None:
     """Speaks questions in many voices and answers in one; writes the data lists."""
     options = recipe.config
-    build_corpus(recipe.data, options["n_train"], options["n_dev"], recipe.seed, options["workers"])
+    build_corpus(recipe.data, options["n_train"], options["n_dev"], recipe.seed, options["workers"], options["domain"])
     build_drills(recipe.data, options["n_drills"], recipe.seed, options["workers"])
 
 

@@ -58,17 +58,17 @@ def _entry(item_id: str, topic: str, question: str, answer: str, voice: str) -> 
     }
 
 
-def build_corpus(data: Path, n_train: int, n_dev: int, seed: int, workers: int = 2) -> None:
-    """Speaks and lists the whole corpus under `data`; clips that exist are kept, so that it resumes.
+def build_corpus(data: Path, n_train: int, n_dev: int, seed: int, workers: int = 2, domain: str = "core") -> None:
+    """Speaks and lists the whole corpus of a domain under `data`; clips that exist are kept, so that it resumes.
 
     Raises:
-        ValueError: a synthesis engine is not installed.
+        ValueError: a synthesis engine is not installed, or there is no such domain.
     """
     for split, n in (("dev", n_dev), ("train", n_train)):
         rng = random.Random(f"{seed}-voices-{split}")
         jobs: list[Job] = []
         entries: list[dict[str, Any]] = []
-        for i, question in enumerate(draw(split, n, seed)):
+        for i, question in enumerate(draw(split, n, seed, domain)):
             item_id = f"{split}-{i:06d}"
             job = random_job(question.text, data / "questions" / f"{item_id}.wav", rng)
             jobs.append(job)

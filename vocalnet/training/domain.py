@@ -3,90 +3,21 @@
 A question is (frame, template, slot values). The frame is a polite wrapper ("Can you tell me ..."), so the domain is
 combinatorial: a held-out question is a combination that is trained in no voice, while its fact (a capital, an opposite)
 is trained in other wordings. The split is a hash of the combination; it never depends on how many items are drawn.
+
+"core" is the domain of nano v0 and of its held-out set; "full" has clock, spelling, definitions and follow-ups besides.
 """
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import random
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
+from vocalnet.training import further_topics
 from vocalnet.training import vocabulary as v
+from vocalnet.training.questions import NEVER_HELDOUT, Question, framed, make, sentence
 
-HELDOUT_SHARE, DEV_SHARE = 0.08, 0.03
 REFUSAL_KEY = "i only know"
-
-
-@dataclass(frozen=True)
-class Question:
-    """One question of the domain with its answer.
-
-    `key` is what a right answer must hold; `candidates` names the row of CANDIDATES that it must hold nothing else of.
-    """
-
-    topic: str
-    text: str
-    answer: str
-    key: str
-    candidates: str
-
-    @property
-    def split(self) -> str:
-        """`train`, `dev` or `heldout`, from a hash of the wording with its slot values."""
-        share = int.from_bytes(hashlib.sha256(self.text.lower().encode()).digest()[:4], "big") / 2**32
-        if self.topic in NEVER_HELDOUT:
-            return "train"
-        return "heldout" if share < HELDOUT_SHARE else "dev" if share < HELDOUT_SHARE + DEV_SHARE else "train"
-
-
-NEVER_HELDOUT: frozenset[str] = frozenset({"refusal"})  # its held-out clips are other sentences altogether: heldout.py
-
-# Frames take a question ("what is ...") or a command ("count from ..."), both written without capital and final mark.
-QUESTION_FRAMES = (
-    "{q}?",
-    "please tell me, {q}?",
-    "can you tell me, {q}?",
-    "I would like to know, {q}?",
-    "excuse me, {q}?",
-    "hello, {q}?",
-    "{q}, please?",
-    "tell me, {q}?",
-    "okay, {q}?",
-    "one more question, {q}?",
-)
-COMMAND_FRAMES = (
-    "{q}.",
-    "please {q}.",
-    "can you {q}?",
-    "could you please {q}?",
-    "hello, {q}.",
-    "{q}, please.",
-    "now {q}.",
-)
-
-
-def _sentence(text: str) -> str:
-    return text[0].upper() + text[1:]
-
-
-def _framed(text: str) -> Iterator[str]:
-    """Yields a core wording ("what is ...", or "!count ..." for a command) in every frame."""
-    frames = COMMAND_FRAMES if text.startswith("!") else QUESTION_FRAMES
-    for frame in frames:
-        yield _sentence(frame.format(q=text.lstrip("!")))
-
-
-def _make(
-    topic: str, candidates: str, wordings: tuple[str, ...], answers: tuple[str, ...], key: str, **slots: object
-) -> Iterator[Question]:
-    """Yields one question per wording and frame; the wording's index picks the answer's wording."""
-    for i, wording in enumerate(wordings):
-        answer = _sentence(answers[i % len(answers)].format(key=key, **slots))
-        for text in _framed(wording.format(**slots)):
-            yield Question(topic, text, answer, key, candidates)
-
 
 PLUS = (
     "what is {a} plus {b}",
@@ -117,11 +48,11 @@ def arithmetic() -> Iterator[Question]:
     """Sums and differences up to 20, products up to 12 x 12."""
     for a, b in itertools.product(range(21), repeat=2):
         w = {"a": v.number(a), "b": v.number(b)}
-        yield from _make("arithmetic", "numbers", PLUS, RESULT, v.number(a + b), **w)
+        yield from make("arithmetic", "numbers", PLUS, RESULT, v.number(a + b), **w)
         if a >= b:
-            yield from _make("arithmetic", "numbers", MINUS, RESULT, v.number(a - b), **w)
+            yield from make("arithmetic", "numbers", MINUS, RESULT, v.number(a - b), **w)
         if a <= 12 and b <= 12:
-            yield from _make("arithmetic", "numbers", TIMES, RESULT, v.number(a * b), **w)
+            yield from make("arithmetic", "numbers", TIMES, RESULT, v.number(a * b), **w)
 
 
 def calendar() -> Iterator[Question]:
@@ -140,22 +71,22 @@ def calendar() -> Iterator[Question]:
                 f"what {what} is before {{x}}",
                 f"!name the {what} before {{x}}",
             )
-            yield from _make(
+            yield from make(
                 "calendar", what + "s", after, ("it is {key}.", "that is {key}."), names[(i + 1) % n], x=name
             )
-            yield from _make(
+            yield from make(
                 "calendar", what + "s", before, ("it is {key}.", "that is {key}."), names[(i - 1) % n], x=name
             )
     for i, day in enumerate(v.DAYS):
         tomorrow = ("if today is {x}, what day is tomorrow", "today is {x}, what day is it tomorrow")
         yesterday = ("if today is {x}, what day was yesterday", "today is {x}, what day was it yesterday")
-        yield from _make("calendar", "days", tomorrow, ("tomorrow is {key}.",), v.DAYS[(i + 1) % 7], x=day)
-        yield from _make("calendar", "days", yesterday, ("yesterday was {key}.",), v.DAYS[(i - 1) % 7], x=day)
+        yield from make("calendar", "days", tomorrow, ("tomorrow is {key}.",), v.DAYS[(i + 1) % 7], x=day)
+        yield from make("calendar", "days", yesterday, ("yesterday was {key}.",), v.DAYS[(i - 1) % 7], x=day)
     for i, (month, days) in enumerate(zip(v.MONTHS, v.MONTH_DAYS, strict=True)):
         length = ("how many days does {x} have", "how many days are in {x}", "how many days are there in {x}")
-        yield from _make("calendar", "numbers", length, ("it has {key} days.",), v.number(days), x=month)
+        yield from make("calendar", "numbers", length, ("it has {key} days.",), v.number(days), x=month)
         nth = ("what is the {x} month of the year", "which month is the {x} month", "!name the {x} month of the year")
-        yield from _make("calendar", "months", nth, ("it is {key}.", "that is {key}."), month, x=v.ORDINALS[i])
+        yield from make("calendar", "months", nth, ("it is {key}.", "that is {key}."), month, x=v.ORDINALS[i])
 
 
 def capitals() -> Iterator[Question]:
@@ -174,8 +105,8 @@ def capitals() -> Iterator[Question]:
         "!name the country whose capital is {x}",
     )
     for country, city in v.CAPITALS.items():
-        yield from _make("capitals", "cities", city_of, ("the capital is {key}.", "it is {key}."), city, x=country)
-        yield from _make("capitals", "countries", country_of, ("that is {key}.", "it is {key}."), country, x=city)
+        yield from make("capitals", "cities", city_of, ("the capital is {key}.", "it is {key}."), city, x=country)
+        yield from make("capitals", "countries", country_of, ("that is {key}.", "it is {key}."), country, x=city)
 
 
 def opposites() -> Iterator[Question]:
@@ -190,7 +121,7 @@ def opposites() -> Iterator[Question]:
     )
     for pair in v.OPPOSITES:
         for x, key in (pair, pair[::-1]):
-            yield from _make("opposites", "opposites", wordings, ("the opposite is {key}.", "it is {key}."), key, x=x)
+            yield from make("opposites", "opposites", wordings, ("the opposite is {key}.", "it is {key}."), key, x=x)
 
 
 def plurals() -> Iterator[Question]:
@@ -203,7 +134,7 @@ def plurals() -> Iterator[Question]:
         "how do you say more than one {x}",
     )
     for x, key in v.PLURALS.items():
-        yield from _make("plurals", "plurals", wordings, ("the plural is {key}.", "it is {key}."), key, x=x)
+        yield from make("plurals", "plurals", wordings, ("the plural is {key}.", "it is {key}."), key, x=x)
 
 
 def counting() -> Iterator[Question]:
@@ -213,7 +144,7 @@ def counting() -> Iterator[Question]:
         if 2 <= abs(a - b) <= 6:
             sequence = [v.number(i) for i in (range(a, b + 1) if a < b else range(a, b - 1, -1))]
             slots = {"a": v.number(a), "b": v.number(b), "listed": ", ".join(sequence)}
-            yield from _make("counting", "", wordings, ("{listed}.",), " ".join(sequence), **slots)
+            yield from make("counting", "", wordings, ("{listed}.",), " ".join(sequence), **slots)
 
 
 def comparison() -> Iterator[Question]:
@@ -222,7 +153,7 @@ def comparison() -> Iterator[Question]:
         w = {"a": v.number(a), "b": v.number(b)}
         larger = ("which is larger, {a} or {b}", "which number is bigger, {a} or {b}", "what is more, {a} or {b}")
         smaller = ("which is smaller, {a} or {b}", "which number is smaller, {a} or {b}", "what is less, {a} or {b}")
-        yield from _make(
+        yield from make(
             "comparison",
             "numbers",
             larger,
@@ -230,7 +161,7 @@ def comparison() -> Iterator[Question]:
             v.number(max(a, b)),
             **w,
         )
-        yield from _make(
+        yield from make(
             "comparison",
             "numbers",
             smaller,
@@ -250,7 +181,7 @@ def units() -> Iterator[Question]:
     for small, one, many, count in v.UNITS:
         for n in range(1, 1 + (10 if count <= 12 else 1)):
             big = one if n == 1 else f"{v.number(n)} {many}"
-            yield from _make(
+            yield from make(
                 "units",
                 "numbers",
                 wordings,
@@ -274,7 +205,7 @@ def greetings() -> Iterator[Question]:
                 "okay, {q}.",
                 "{q}, computer.",
             ):
-                yield Question("greetings", _sentence(frame.format(q=wording)), answer, key, "small_talk")
+                yield Question("greetings", sentence(frame.format(q=wording)), answer, key, "small_talk")
     for name in v.NAMES:
         for frame in (
             "my name is {x}.",
@@ -285,7 +216,7 @@ def greetings() -> Iterator[Question]:
             "good day, I am {x}.",
         ):
             yield Question(
-                "greetings", _sentence(frame.format(x=name)), f"Nice to meet you, {name}.", name.lower(), "names"
+                "greetings", sentence(frame.format(x=name)), f"Nice to meet you, {name}.", name.lower(), "names"
             )
 
 
@@ -293,14 +224,14 @@ def identity() -> Iterator[Question]:
     """Who nano is."""
     for wordings, answer, key in v.IDENTITY:
         for wording in wordings:
-            for text in _framed(wording):
+            for text in framed(wording):
                 yield Question("identity", text, answer, key, "identity")
 
 
 def refusal() -> Iterator[Question]:
     """Questions of other topics, politely declined."""
     for text in v.other_topics():
-        yield Question("refusal", _sentence(text), v.REFUSAL, REFUSAL_KEY, "")
+        yield Question("refusal", sentence(text), v.REFUSAL, REFUSAL_KEY, "")
 
 
 REPEAT_FRAMES = (
@@ -316,7 +247,7 @@ REPEAT_FRAMES = (
 def repeat(rng: random.Random) -> Question:
     """Returns one random "repeat after me" of one to four common words (the only topic that is drawn, not listed)."""
     words = " ".join(rng.sample(v.COMMON_WORDS, rng.choice((1, 2, 2, 3, 3, 4))))
-    return Question("repeat", _sentence(rng.choice(REPEAT_FRAMES).format(x=words)), _sentence(words) + ".", words, "")
+    return Question("repeat", sentence(rng.choice(REPEAT_FRAMES).format(x=words)), sentence(words) + ".", words, "")
 
 
 # The words that questions differ in; `drill` strings them together.
@@ -332,7 +263,7 @@ WORDS: tuple[str, ...] = tuple(
         ]
     )
 )
-TOPICS: dict[str, Callable[[], Iterator[Question]]] = {
+LISTED: dict[str, Callable[[], Iterator[Question]]] = {
     "arithmetic": arithmetic,
     "calendar": calendar,
     "capitals": capitals,
@@ -344,36 +275,82 @@ TOPICS: dict[str, Callable[[], Iterator[Question]]] = {
     "greetings": greetings,
     "identity": identity,
     "refusal": refusal,
+    "clock": further_topics.clock,
+    "spelling": further_topics.spelling,
+    "definitions": further_topics.definitions,
 }
-# Shares of a drawn set; the listed topics are sampled, `repeat` is generated.
+GENERATED: dict[str, Callable[[random.Random], Question]] = {
+    "repeat": repeat,
+    "follow_up": further_topics.follow_up,
+}
+# Shares of a drawn set by domain; the listed topics are sampled, the others made up.
 SHARES = {
-    "arithmetic": 0.18,
-    "calendar": 0.11,
-    "capitals": 0.11,
-    "opposites": 0.09,
-    "plurals": 0.06,
-    "counting": 0.05,
-    "comparison": 0.06,
-    "units": 0.05,
-    "greetings": 0.05,
-    "identity": 0.04,
-    "refusal": 0.08,
-    "repeat": 0.12,
+    "core": {
+        "arithmetic": 0.18,
+        "calendar": 0.11,
+        "capitals": 0.11,
+        "opposites": 0.09,
+        "plurals": 0.06,
+        "counting": 0.05,
+        "comparison": 0.06,
+        "units": 0.05,
+        "greetings": 0.05,
+        "identity": 0.04,
+        "refusal": 0.08,
+        "repeat": 0.12,
+    },
+    "full": {
+        "arithmetic": 0.15,
+        "calendar": 0.09,
+        "clock": 0.06,
+        "capitals": 0.09,
+        "opposites": 0.07,
+        "plurals": 0.05,
+        "spelling": 0.06,
+        "counting": 0.04,
+        "comparison": 0.04,
+        "units": 0.04,
+        "definitions": 0.06,
+        "greetings": 0.04,
+        "identity": 0.03,
+        "refusal": 0.08,
+        "repeat": 0.10,
+        "follow_up": 0.06,
+    },
 }
 
 
-def draw(split: str, n: int, seed: int) -> list[Question]:
-    """Returns `n` questions of one split in the proportions of SHARES, without repetition while a topic lasts."""
+def shares(domain: str, split: str, is_single: bool) -> dict[str, float]:
+    """Returns the shares of a draw by topic, before they are scaled to one; arguments and errors as for `draw`."""
+    if domain not in SHARES:
+        raise ValueError(f"There is no domain {domain!r}. Available: {', '.join(SHARES)}")
+    dropped = (NEVER_HELDOUT if split != "train" else frozenset()) | ({"follow_up"} if is_single else frozenset())
+    return {topic: share for topic, share in SHARES[domain].items() if topic not in dropped}
+
+
+def draw(split: str, n: int, seed: int, domain: str = "core", is_single: bool = True) -> list[Question]:
+    """Returns `n` questions of one split in the proportions of SHARES, without repetition while a topic lasts.
+
+    Args:
+        split: "train", "dev" or "heldout".
+        n: how many.
+        seed: of the draw.
+        domain: a key of SHARES.
+        is_single: leave out what follows up an earlier question, which a clip alone does not ask.
+
+    Raises:
+        ValueError: there is no such domain.
+    """
     rng = random.Random(f"{seed}-{split}")
-    shares = {t: s for t, s in SHARES.items() if split == "train" or t not in NEVER_HELDOUT}
+    parts = shares(domain, split, is_single)
     drawn: list[Question] = []
-    for topic, share in shares.items():
-        count = round(n * share / sum(shares.values()))
-        if topic == "repeat":
-            made = (repeat(rng) for _ in itertools.count())
+    for topic, share in parts.items():
+        count = round(n * share / sum(parts.values()))
+        if topic in GENERATED:
+            made = (GENERATED[topic](rng) for _ in itertools.count())
             drawn += itertools.islice((q for q in made if q.split == split), count)
             continue
-        pool = [q for q in TOPICS[topic]() if q.split == split]
+        pool = [q for q in LISTED[topic]() if q.split == split]
         rng.shuffle(pool)
         drawn += itertools.islice(itertools.cycle(pool), count)
     rng.shuffle(drawn)
@@ -382,7 +359,7 @@ def draw(split: str, n: int, seed: int) -> list[Question]:
 
 def drill(rng: random.Random) -> str:
     """Returns three to six random words of the domain: what a recogniser hears too seldom in questions."""
-    return _sentence(" ".join(rng.sample(WORDS, rng.randint(3, 6)))) + "."
+    return sentence(" ".join(rng.sample(WORDS, rng.randint(3, 6)))) + "."
 
 
 def candidates(name: str) -> list[str]:

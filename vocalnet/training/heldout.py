@@ -51,15 +51,17 @@ FOREIGN = (
 )  # fmt: skip
 
 
-def heldout_items(workdir: Path, n: int = 330, seed: int = 7, workers: int = 2) -> list[dict[str, Any]]:
-    """Returns the fields of `evaluation.Item` of `n` in-domain questions and 100 clips outside the domain.
+def heldout_items(
+    workdir: Path, n: int = 330, seed: int = 7, workers: int = 2, domain: str = "core"
+) -> list[dict[str, Any]]:
+    """Returns the fields of `evaluation.Item` of `n` questions inside the domain and 100 clips outside of it.
 
-    In-domain questions alternate between training and held-out voices. Clips that exist under `workdir` are kept.
+    Those inside alternate between training and held-out voices. Clips that exist under `workdir` are kept.
 
     Raises:
-        ValueError: a synthesis engine is not installed.
+        ValueError: a synthesis engine is not installed, or there is no such domain.
     """
-    clips = workdir / f"clips-{seed}"
+    clips = workdir / (f"clips-{seed}" if domain == "core" else f"clips-{domain}-{seed}")
     clips.mkdir(parents=True, exist_ok=True)
     rng = random.Random(f"{seed}-heldout")
     jobs: list[Job] = []
@@ -71,7 +73,7 @@ def heldout_items(workdir: Path, n: int = 330, seed: int = 7, workers: int = 2) 
             {"id": job.path.stem, "audio": str(job.path), "voice": job.voice.label, "voice_split": split, **fields}
         )
 
-    for i, question in enumerate(draw("heldout", n, seed)):
+    for i, question in enumerate(draw("heldout", n, seed, domain)):
         is_heldout = i % 2 == 1
         fields = {"topic": question.topic, "question": question.text, "answer": question.answer, "key": question.key}
         add(

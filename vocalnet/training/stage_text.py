@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,9 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTok
 from vocalnet.llm import Message, build_llm, prompt_pieces, user_content
 from vocalnet.tokens import NANO_SPECIAL, NANO_TEMPLATE, family
 from vocalnet.training.data import pad
-from vocalnet.training.domain import Question, draw
+from vocalnet.training.domain import draw
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.questions import Question
 
 TRANSCRIBE = "Transcribe:"  # an instruction nano knows beside answering: write down what was said
 TRANSCRIBE_SHARE = 0.1
@@ -67,6 +69,27 @@ class Sequences:
     n_prompt: list[int]
 
 
+def prompt_ids(
+    tokenizer: PreTrainedTokenizerBase, question: Question, content: str, pace: Callable[[list[int]], list[int]]
+) -> list[int]:
+    """Returns the prompt of a question, after the questions and answers that came before it.
+
+    Args:
+        tokenizer: nano's.
+        question: asked, and those before it too, where a session would put their audio.
+        content: of the question's own turn, with that place.
+        pace: maps a question's tokens to those that enter.
+    """
+    turns: list[Message] = []
+    for _, said in question.history:
+        turns += [Message("user", user_content()), Message("assistant", said)]
+    pieces = prompt_pieces(tokenizer, family("nano"), [*turns, Message("user", content)])
+    prompt = pieces[0]
+    for text, piece in zip([*(text for text, _ in question.history), question.text], pieces[1:], strict=True):
+        prompt = [*prompt, *pace(tokenizer.encode(text, add_special_tokens=False)), *piece]
+    return prompt
+
+
 def encode_questions(tokenizer: PreTrainedTokenizerBase, questions: list[Question], seed: int) -> Sequences:
     """Returns prompt + answer + end of every question.
 
@@ -78,11 +101,8 @@ def encode_questions(tokenizer: PreTrainedTokenizerBase, questions: list[Questio
     for question in questions:
         transcribe = rng.random() < TRANSCRIBE_SHARE
         content = user_content(TRANSCRIBE if transcribe else "")
-        before, after = prompt_pieces(tokenizer, family("nano"), [Message("user", content)])
-        asked = tokenizer.encode(question.text, add_special_tokens=False)
-        if rng.random() < SPOKEN_PACE_SHARE:
-            asked = at_spoken_pace(asked, pause, rng)
-        prompt = [*before, *asked, *after]
+        pace = partial(at_spoken_pace, pause=pause, rng=rng) if rng.random() < SPOKEN_PACE_SHARE else list
+        prompt = prompt_ids(tokenizer, question, content, pace)
         answer = tokenizer.encode(question.text if transcribe else question.answer, add_special_tokens=False)
         rows.append(torch.tensor([*prompt, *answer, tokenizer.eos_token_id]))
         sizes.append(len(prompt))
@@ -107,12 +127,13 @@ def train_text(
     """Returns the LLM and its tokenizer.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "n_questions", "bf16".
+        options: "loop" (LoopConfig), "batch_size", "n_questions", "domain" (`domain.SHARES`), "bf16".
     """
-    questions = draw("train", options["n_questions"], seed + 1)
+    domain = options["domain"]
+    questions = draw("train", options["n_questions"], seed + 1, domain, is_single=False)
     tokenizer = train_bpe([t for q in questions for t in (q.text, q.answer)], config["vocab_size"])
     sequences = encode_questions(tokenizer, questions, seed)
-    dev = encode_questions(tokenizer, draw("dev", 256, seed), seed)
+    dev = encode_questions(tokenizer, draw("dev", 256, seed, domain, is_single=False), seed)
     torch.manual_seed(seed)
     llm = build_llm({**config, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id})
     order = batch_order(len(questions), options["batch_size"], seed, [len(x) for x in sequences.ids])

@@ -27,6 +27,16 @@ MONTHS = "January February March April May June July August September October No
 MONTH_DAYS = (31, 28, 31, 30, 31, 30, 31, 31, 30, 31, 30, 31)
 ORDINALS = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth".split()
 
+HALF_DAY = 720  # minutes on a clock face
+
+
+def clock_time(minutes: int) -> str:
+    """Returns a time on the clock face, a whole number of quarters of an hour, in words ("quarter past nine")."""
+    hour, quarter = divmod(minutes % HALF_DAY, 60)
+    name = ("{}", "quarter past {}", "half past {}", "quarter to {}")[quarter // 15]
+    return name.format(number((hour + (quarter == 45) - 1) % 12 + 1)) + (" o'clock" if quarter == 0 else "")
+
+
 CAPITALS = {
     "France": "Paris", "Germany": "Berlin", "Italy": "Rome", "Spain": "Madrid", "Portugal": "Lisbon", "England": "London",
     "Ireland": "Dublin", "Scotland": "Edinburgh", "Austria": "Vienna", "Switzerland": "Bern", "Belgium": "Brussels",
@@ -81,6 +91,21 @@ UNITS = (
     ("legs", "a spider", "spiders", 8),
     ("wheels", "a bicycle", "bicycles", 2),
 )
+
+DEFINITIONS = {
+    "a baker": "a person who bakes bread", "a doctor": "a person who helps the sick", "a farmer": "a person who grows food",
+    "a teacher": "a person who helps others learn", "a pilot": "a person who flies planes", "a poet": "a person who writes poems",
+    "a sailor": "a person who works on a ship", "a library": "a place full of books", "a kitchen": "a room for cooking",
+    "a bakery": "a place that sells bread", "a garage": "a place for cars", "a harbor": "a place for ships",
+    "a desert": "a land with little rain", "an island": "a land with water all around", "a forest": "a land full of trees",
+    "a bridge": "a way over a river", "a tunnel": "a way under the ground", "a puppy": "a young dog", "a kitten": "a young cat",
+    "a calf": "a young cow", "a lamb": "a young sheep", "a foal": "a young horse", "an uncle": "the brother of a parent",
+    "an aunt": "the sister of a parent", "a grandfather": "the father of a parent", "a grandmother": "the mother of a parent",
+    "breakfast": "the meal of the morning", "lunch": "the meal of the middle of the day", "supper": "the meal of the evening",
+    "a hammer": "a tool for nails", "a saw": "a tool for wood", "a pen": "a tool for writing", "a needle": "a tool for sewing",
+    "ice": "frozen water", "snow": "frozen rain", "steam": "very hot water", "dawn": "the start of the day",
+    "dusk": "the end of the day", "a decade": "ten years", "a fortnight": "two weeks", "a pair": "two of a kind",
+}  # fmt: skip
 
 SMALL_TALK = (
     (("hello", "hi", "hi there", "hello there", "hey", "greetings"), "Hello! How can I help you?", "hello"),
@@ -188,6 +213,9 @@ CANDIDATES = {
     "small_talk": [key for _, _, key in SMALL_TALK],
     "names": [n.lower() for n in NAMES],
     "identity": [key for _, _, key in IDENTITY],
+    "times": [clock_time(minutes) for minutes in range(0, HALF_DAY, 15)],
+    "definitions": list(DEFINITIONS.values()),
+    "defined": list(DEFINITIONS),
 }
 
 # Everyday sentences of languages that nano does not speak, by espeak-ng voice; declined like other topics.
