@@ -133,6 +133,7 @@ class FlowConfig:
     chunk_size: int = 25
     n_steps: int = 10
     cfg_rate: float = 0.7
+    temperature: float = 1.0  # of the starting noise where a caller gives none
     encoder: FlowEncoderConfig = field(default_factory=FlowEncoderConfig)
     estimator: EstimatorConfig = field(default_factory=EstimatorConfig)
 

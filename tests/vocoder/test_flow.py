@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 from vocoder_helpers import assert_close, stage_outputs
@@ -138,3 +140,13 @@ def test_negative_tokens_count_as_zero(tiny):
 def test_bad_input(tiny: Token2Wav, arguments, message):
     with pytest.raises(ValueError, match=message):
         tiny.flow(**arguments)
+
+
+def test_the_temperature_scales_the_noise_that_nobody_gave(tiny):
+    cool = Token2Wav(replace(tiny.flow_config, temperature=0.5), tiny.hift_config).eval()
+    cool.load_state_dict(tiny.state_dict())
+    tokens = torch.arange(6)[None]
+    noise = initial_noise(tiny.flow_config.n_mels)
+    assert torch.equal(cool.flow(tokens), tiny.flow(tokens, noise=0.5 * noise))
+    assert torch.equal(cool.flow(tokens, noise=noise), tiny.flow(tokens))
+    assert not torch.equal(cool.flow(tokens), tiny.flow(tokens))

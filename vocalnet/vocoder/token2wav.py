@@ -82,7 +82,8 @@ class Token2Wav(nn.Module):
             chunk: tokens per attention chunk (twice as many mel frames at ratio 2); None: full attention.
             lookahead: what `finalize=False` means: "context", the last three tokens enter the look-ahead only
                 (official), or "cut", they are encoded like all others and their frames are cut off later (VocalNet).
-            noise: (1, n_mels, >= N); column n belongs to frame n, the prompt's first; None: `initial_noise`.
+            noise: (1, n_mels, >= N); column n belongs to frame n, the prompt's first; None: `initial_noise` times the
+                config's temperature.
             n_steps: Euler steps; None: the config's.
             cfg_rate: classifier-free guidance; 0 halves the work; None: the config's.
 
@@ -270,12 +271,13 @@ class Token2Wav(nn.Module):
         Raises:
             ValueError: there are not so many.
         """
-        noise = initial_noise(self.flow_config.n_mels) if noise is None else noise
+        config = self.flow_config
+        noise, scale = (initial_noise(config.n_mels), config.temperature) if noise is None else (noise, 1.0)
         if end > min(noise.shape[2], MAX_FRAMES):
             raise ValueError(
                 f"The speech and its prompt reach mel frame {end}; the limit is {noise.shape[2]}. Split it."
             )
-        return noise[..., start:end].to(self.device)
+        return scale * noise[..., start:end].to(self.device)
 
 
 def load_token2wav(folder: str | PathLike[str], device: str | torch.device = "cpu") -> Token2Wav:
