@@ -48,6 +48,13 @@ def spoken(model, rows, options):
     return [token for token in model.talker.generate(rows[None], options).tolist() if token < 27]
 
 
+def record_batches(model, monkeypatch):
+    """Returns the list that all texts decoded from now on are added to, call by call."""
+    batches, decode = [], model.talker.decode
+    monkeypatch.setattr(model.talker, "decode", lambda texts, options: batches.append(texts) or decode(texts, options))
+    return batches
+
+
 @pytest.mark.parametrize(
     ("rules", "n_tokens", "text", "is_cut"),
     [
@@ -70,10 +77,8 @@ def test_where_a_segment_ends(rules, n_tokens, text, is_cut):
 
 
 def test_offline_the_segments_are_one_batch_and_sound_as_one_by_one(tiny_model, write, monkeypatch):
-    model, batches = tiny_model, []
+    model, batches = tiny_model, record_batches(tiny_model, monkeypatch)
     states = write(["a"] * 52 + ["."] + ["b"] * 55 + ["!", "c", "d"])
-    decode = model.talker.decode
-    monkeypatch.setattr(model.talker, "decode", lambda texts, options: batches.append(texts) or decode(texts, options))
     for policy in ("fixed", "greedy_verify"):
         batches.clear()
         options = replace(OPTIONS, policy=policy)
@@ -94,18 +99,18 @@ def test_streaming_starts_anew_with_each_segment(tiny_model, write):
 
 
 @pytest.mark.parametrize("n_after", [0, 3])
-def test_published_weights_hear_the_end_and_drop_the_last_token(published, write, n_after):
+def test_published_weights_hear_the_end_and_drop_the_last_token(published, write, monkeypatch, n_after):
     """A mark right before the end is in the last segment with it."""
     states = write(["a"] * 52 + [","] + ["b"] * n_after)
     cuts = ((0, 54),) if n_after == 0 else ((0, 53), (53, 57))
-    options = DecodeOptions.released(3)
-    options = replace(options, max_tokens=10, min_tokens=12)
+    segments = [torch.cat([states[start:stop], text_end(published)]) for start, stop in cuts]
+    options = replace(DecodeOptions.released(3), max_tokens=10, min_tokens=12)
+    expected = [token for text in published.talker.decode(segments, options) for token in text.tokens[:-1]]
+    batches = record_batches(published, monkeypatch)
     result = published.respond(text="Go on", options=options)
-    expected = []
-    for start, stop in cuts:
-        tokens = published.talker.generate(torch.cat([states[start:stop], text_end(published)])[None], options)
-        expected += [token for token in tokens.tolist()[:-1] if token < 27]
-    assert result.speech_tokens == expected
+    assert [len(text) for text in batches[0]] == [len(text) for text in segments]
+    assert all(torch.equal(a, b) for a, b in zip(batches[0], segments, strict=True))
+    assert result.speech_tokens == [token for token in expected if token < 27]
 
 
 def test_a_published_end_token_is_dropped_once(published, write):
