@@ -5,7 +5,7 @@
 #   make check              lint, format, types, import direction
 #   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
 #   make bench              speed at nano's and the published 1B's sizes -> results/bench-*.json (about ten minutes)
-#   make eval               the held-out questions -> results/eval-nano.json, and into nano's model card
+#   make eval               the held-out questions -> results/eval-nano.json, and into the README and nano's model card
 #
 # PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
 
@@ -42,6 +42,7 @@ nano: $(STAMPS)/requirements-dev $(STAMPS)/voices
 eval: $(STAMPS)/requirements $(STAMPS)/voices
 	$(PY) -m vocalnet eval --set heldout --out results/eval-nano.json
 	$(PY) -m train.bundle
+	$(PY) -m vocalnet report --readme README.md
 
 bench: $(STAMPS)/requirements
 	$(PY) -m vocalnet bench --preset nano --what talker --long --out results/bench-nano-talker.json
