@@ -6,18 +6,22 @@ generator only where it yields, so the page's generator must yield several times
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from vocalnet import AudioChunk, Finished, SpeechTokens, TextDelta
+from vocalnet.audio import write_wav
+from vocalnet.events import Result
 
 TICK_S = 0.15
 UNEXPECTED = "Something went wrong on the server; the details are in its log."
@@ -36,6 +40,7 @@ class Snapshot:
     audio_s: float = 0.0
     elapsed_s: float = 0.0
     finished: Finished | None = None
+    events: tuple[Any, ...] = ()  # all of them, once the answer is finished
 
 
 def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
@@ -43,32 +48,58 @@ def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
 
     Closing this generator closes the stream at its next event. An error of the stream is raised here.
     """
+    start = time.perf_counter()
+    snapshot, seen = Snapshot(), list[Any]()
+    with closing(arrivals(lambda: model.stream(**request))) as batches:
+        for events in batches:
+            seen += events
+            snapshot = functools.reduce(_fold, events, snapshot)
+            if snapshot.finished is not None:
+                snapshot = replace(snapshot, events=tuple(seen))
+            yield replace(snapshot, elapsed_s=time.perf_counter() - start)
+            if snapshot.finished is not None:
+                return
+    raise RuntimeError("the stream ended without Finished")
+
+
+def arrivals(make: Callable[[], Generator[Any, None, None]]) -> Generator[list[Any], None, None]:
+    """Yields what a generator gives, pulled in a worker thread: all that has come, at least every `TICK_S` seconds.
+
+    Closing this generator closes that one at its next item. Its error is raised here, after all that came before.
+    """
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     is_closed = threading.Event()
 
     def pull() -> None:
         try:
-            with closing(model.stream(**request)) as events:
-                for event in events:
-                    inbox.put(event)
+            with closing(make()) as items:
+                for item in items:
+                    inbox.put(item)
                     if is_closed.is_set():
                         return
-            inbox.put(RuntimeError("the stream ended without Finished"))
+            inbox.put(_End())
         except Exception as error:  # handed to the reader of the inbox, who raises it
-            inbox.put(error)
+            inbox.put(_End(error))
 
     threading.Thread(target=pull, name="answer", daemon=True).start()
-    start = time.perf_counter()
-    snapshot = Snapshot()
     try:
-        while snapshot.finished is None:
-            for event in _arrived(inbox):
-                snapshot = _fold(snapshot, event)
-                if snapshot.finished is not None:
-                    break
-            yield replace(snapshot, elapsed_s=time.perf_counter() - start)
+        while True:
+            items = _arrived(inbox)
+            end = items.pop() if items and isinstance(items[-1], _End) else None
+            yield items
+            if end is not None:
+                if end.error is not None:
+                    raise end.error
+                return
     finally:
         is_closed.set()
+
+
+@dataclass(frozen=True)
+class _End:
+    """Comes after the last item."""
+
+    error: Exception | None = None
 
 
 def _arrived(inbox: queue.SimpleQueue[Any]) -> list[Any]:
@@ -85,8 +116,6 @@ def _arrived(inbox: queue.SimpleQueue[Any]) -> list[Any]:
 def _fold(snapshot: Snapshot, event: Any) -> Snapshot:
     """Returns the snapshot after one more event."""
     match event:
-        case Exception():
-            raise event
         case TextDelta(text=text):
             return replace(snapshot, stage="Writing", text=snapshot.text + text, n_text=snapshot.n_text + 1)
         case SpeechTokens(tokens=tokens):
@@ -110,3 +139,19 @@ def explain(error: Exception) -> str:
 def to_int16(samples: np.ndarray) -> np.ndarray:
     """Returns float samples in [-1, 1] as 16-bit integers; Gradio would rescale floats to full volume."""
     return (np.clip(samples, -1.0, 1.0) * np.iinfo(np.int16).max).astype(np.int16)
+
+
+def wav_file(result: Result, path: Path) -> str | None:
+    """Writes the sound of an answer for a player that may show it together with others; None where it is silent.
+
+    Gradio writes an array's file anew whenever it is shown, also while the browser still reads it; a path it copies.
+    """
+    if result.audio is None or not len(result.audio):
+        return None
+    write_wav(path, result.audio, result.sample_rate_hz)
+    return str(path)
+
+
+def playable(result: Result) -> tuple[int, np.ndarray] | None:
+    """Returns (sample rate in Hz, int16 samples) of an answer, None where it is silent."""
+    return (result.sample_rate_hz, to_int16(result.audio)) if result.audio is not None and len(result.audio) else None

@@ -43,6 +43,11 @@ def new_page(app: App) -> Iterator[gr.Blocks]:
         gr.HTML(render.header(app.name, str(app.model.device)))
         yield blocks
 
+        def forget(request: gr.Request) -> None:
+            app.visits.forget(request.session_hash)
+
+        blocks.unload(forget)
+
 
 def launch(
     blocks: gr.Blocks,

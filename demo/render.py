@@ -41,7 +41,7 @@ def figures(tiles: Sequence[tuple[str, str, str]], timings: Mapping[str, float],
         f"<div><dt>{escape(name)}</dt><dd>{escape(value)}<small> {escape(unit)}</small></dd></div>"
         for name, value, unit in tiles
     )
-    notes = "".join(f'<p class="vn-note">{escape(warning)}</p>' for warning in warnings)
+    notes = "".join(note(warning) for warning in warnings)
     return f'{notes}<dl class="vn-tiles">{boxes}</dl>{_stages(timings)}'
 
 
@@ -88,3 +88,25 @@ def _cell(value: Any) -> str:
     if isinstance(value, int) and not isinstance(value, bool):
         return f"{value:,}"
     return escape(str(value))
+
+
+def table(
+    caption: str, headings: Sequence[str], body: Sequence[Sequence[str]], groups: Sequence[tuple[str, int]] = ()
+) -> str:
+    """Returns a table that scrolls sideways inside its own frame; `groups` are (title, columns) above the headings."""
+    over = "".join(f'<th colspan="{n}"{"" if title else " class=vn-none"}>{escape(title)}</th>' for title, n in groups)
+    head = "".join(f'<th scope="col">{escape(heading)}</th>' for heading in headings)
+    lines = "".join(
+        f'<tr><th scope="row">{escape(first)}</th>{"".join(f"<td>{escape(text)}</td>" for text in rest)}</tr>'
+        for first, *rest in body
+    )
+    return (
+        f'<div class="vn-scroll" role="region" aria-label="{escape(caption)}" tabindex="0"><table class="vn-table">'
+        f"<caption>{escape(caption)}</caption><thead>{f'<tr>{over}</tr>' if over else ''}<tr>{head}</tr></thead>"
+        f"<tbody>{lines}</tbody></table></div>"
+    )
+
+
+def note(text: str) -> str:
+    """Returns a remark."""
+    return f'<p class="vn-note">{escape(text)}</p>'

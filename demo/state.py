@@ -10,6 +10,8 @@ from typing import Any
 
 import vocalnet
 from demo.examples import EXAMPLES
+from demo.visits import Visits
+from vocalnet.evaluation import Judges
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +25,16 @@ class App:
         model: the loaded model; `model.decoders[0]` is the decoder it was loaded with, none where it only writes.
         load_s: seconds from the call of load to a model in memory.
         warmup_s: seconds of the first answer, which also pays for allocations and kernel selection.
+        judges: who hears and scores the answers of a lab.
+        visits: what each visitor has made so far.
     """
 
     name: str
     model: Any
     load_s: float
     warmup_s: float = 0.0
+    judges: Judges = field(default_factory=Judges, repr=False)
+    visits: Visits = field(default_factory=Visits, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from fakes import FakeModel
+from fakes import JUDGES, FakeModel
 
 from demo.page import launch
 from demo.state import App
@@ -25,7 +25,7 @@ class Served:
 def serve_fake() -> Iterator[Served]:
     """Runs the page until the block ends."""
     model = FakeModel()
-    app = App("fake", model, load_s=1.5)
+    app = App("fake", model, load_s=1.5, judges=JUDGES)
     app.warm_up()
     blocks = build(app)
     yield Served(launch(blocks, app), model)

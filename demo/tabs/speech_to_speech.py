@@ -9,11 +9,14 @@ from typing import Any
 import gradio as gr
 
 from demo import render
-from demo.answering import Snapshot, snapshots, to_int16
-from demo.question import NO_FIGURES, Views, ask, controls, endpoint, progress, wire
+from demo.answering import Snapshot, playable, snapshots
+from demo.examples import words_of
+from demo.job import Views, controls, endpoint, wire
+from demo.question import NO_FIGURES, READY, ask, check_clip, clip_problem, progress
 from demo.state import App
 from demo.theme import waveform
-from vocalnet import DecodeOptions
+from demo.timeline import N_CANDIDATES
+from vocalnet import DecodeOptions, runs
 
 NO_TOKENS = "Speech tokens"
 DEFAULT_STEP = 3  # tokens per step, the paper's best trade between speed and quality
@@ -40,7 +43,7 @@ def tab(app: App) -> Decoding:
         with gr.Column(min_width=300):
             audio, prompt = ask()
             decoding = _decoding(app)
-            buttons = controls()
+            buttons = controls("Answer", READY, is_ready=False)
         with gr.Column(min_width=300):
             text = gr.Textbox(label="Answer", lines=3, interactive=False, buttons=["copy"], elem_classes="vn-answer")
             speech = gr.Audio(
@@ -56,15 +59,11 @@ def tab(app: App) -> Decoding:
                 tokens = gr.Textbox(show_label=False, container=False, lines=3, max_lines=8, buttons=["copy"])
     answer_json = gr.JSON(label="details", visible=False)
 
-    def answer(
-        clip: str, words: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
-    ) -> Iterator[Snapshot]:
-        options = DecodeOptions(
-            tokens_per_step=int(tokens_per_step), policy=policy, temperature=temperature, seed=int(seed)
-        )
+    def answer(clip: str, words: str, decoder: str, options: DecodeOptions) -> Iterator[Snapshot]:
         yield from snapshots(app.model_for(decoder), audio=clip, prompt=words.strip(), options=options)
 
-    def draw(clip: str, words: str, *settings: Any) -> Views:
+    def draw(visitor: str | None, clip: str, words: str, decoder: str, *settings: Any) -> Views:
+        options = _options(*settings)
         yield {
             text: "",
             speech: None,
@@ -72,11 +71,13 @@ def tab(app: App) -> Decoding:
             token_box: gr.update(label=NO_TOKENS),
             numbers: render.placeholder(NO_FIGURES),
         }
-        for snapshot in answer(clip, words, *settings):
+        for snapshot in answer(clip, words, decoder, options):
             update: dict[Any, Any] = {buttons.status: progress(snapshot), text: snapshot.text}
             if snapshot.finished is not None:
                 result = snapshot.finished.result
-                update[speech] = _playable(result)
+                run = runs.record(app.model_for(decoder), snapshot.events, options, words_of(clip))
+                app.visits.of(visitor).add(run)
+                update[speech] = playable(result)
                 update[numbers] = _figures(snapshot)
                 update[tokens] = " ".join(map(str, result.speech_tokens))
                 update[token_box] = gr.update(label=f"{NO_TOKENS} ({len(result.speech_tokens)})")
@@ -85,13 +86,14 @@ def tab(app: App) -> Decoding:
     def speech_to_speech(
         audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
     ) -> Views:
-        for snapshot in answer(audio, "", decoder, tokens_per_step, policy, temperature, seed):
+        check_clip(audio)
+        for snapshot in answer(audio, "", decoder, _options(tokens_per_step, policy, temperature, seed)):
             if snapshot.finished is None:
                 yield gr.skip()
             else:
                 result = snapshot.finished.result
                 yield (
-                    _playable(result),
+                    playable(result),
                     {
                         "text": result.text,
                         "speech_tokens": result.speech_tokens,
@@ -103,10 +105,11 @@ def tab(app: App) -> Decoding:
 
     wire(
         buttons,
-        audio,
         draw,
         inputs=[audio, prompt, *decoding.components()],
         outputs=[text, speech, numbers, tokens, token_box],
+        clip=audio,
+        problem=clip_problem,
     )
     endpoint(
         speech_to_speech,
@@ -139,9 +142,15 @@ def _decoding(app: App) -> Decoding:
     return Decoding(decoder, steps, policy, temperature, seed)
 
 
-def _playable(result: Any) -> tuple[int, Any] | None:
-    """Returns (sample rate in Hz, int16 samples) of an answer, or None where it is silent."""
-    return (result.sample_rate_hz, to_int16(result.audio)) if len(result.audio) else None
+def _options(tokens_per_step: int, policy: str, temperature: float, seed: int) -> DecodeOptions:
+    """Returns what the components ask for; the candidates of every pick are for the token statistics."""
+    return DecodeOptions(
+        tokens_per_step=int(tokens_per_step),
+        policy=policy,
+        temperature=temperature,
+        seed=int(seed),
+        n_candidates=N_CANDIDATES,
+    )
 
 
 def _figures(snapshot: Snapshot) -> str:

@@ -9,7 +9,8 @@ import gradio as gr
 
 from demo import render
 from demo.answering import Snapshot, snapshots
-from demo.question import NO_FIGURES, Views, ask, controls, endpoint, progress, wire
+from demo.job import Views, controls, endpoint, wire
+from demo.question import NO_FIGURES, READY, ask, check_clip, clip_problem, progress
 from demo.state import App
 
 
@@ -18,7 +19,7 @@ def tab(app: App) -> None:
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300):
             audio, prompt = ask()
-            buttons = controls()
+            buttons = controls("Answer", READY, is_ready=False)
         with gr.Column(min_width=300):
             text = gr.Textbox(label="Answer", lines=4, interactive=False, buttons=["copy"], elem_classes="vn-answer")
             numbers = gr.HTML(render.placeholder(NO_FIGURES))
@@ -27,7 +28,7 @@ def tab(app: App) -> None:
     def answer(clip: str, words: str) -> Iterator[Snapshot]:
         yield from snapshots(app.model, audio=clip, prompt=words.strip(), speech=False)
 
-    def draw(clip: str, words: str) -> Views:
+    def draw(visitor: str | None, clip: str, words: str) -> Views:
         yield {text: "", numbers: render.placeholder(NO_FIGURES)}
         for snapshot in answer(clip, words):
             update: dict[Any, Any] = {buttons.status: progress(snapshot), text: snapshot.text}
@@ -36,6 +37,7 @@ def tab(app: App) -> None:
             yield update
 
     def speech_to_text(audio: str, prompt: str = "") -> Views:
+        check_clip(audio)
         for snapshot in answer(audio, prompt):
             if snapshot.finished is None:
                 yield gr.skip()
@@ -43,7 +45,7 @@ def tab(app: App) -> None:
                 result = snapshot.finished.result
                 yield {"text": result.text, "timings": result.timings, "warnings": result.warnings}
 
-    wire(buttons, audio, draw, inputs=[audio, prompt], outputs=[text, numbers])
+    wire(buttons, draw, inputs=[audio, prompt], outputs=[text, numbers], clip=audio, problem=clip_problem)
     endpoint(
         speech_to_text,
         "speech_to_text",

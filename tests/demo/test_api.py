@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import urllib.error
 import urllib.request
+import zipfile
 from concurrent.futures import as_completed
 from pathlib import Path
 
@@ -42,6 +43,17 @@ def test_exactly_the_documented_endpoints_are_public(client):
     assert parameters == {
         "/speech_to_text": ["audio", "prompt"],
         "/speech_to_speech": ["audio", "decoder", "tokens_per_step", "policy", "temperature", "seed"],
+        "/speedup_lab": [
+            "questions",
+            "decoders",
+            "tokens_per_step",
+            "policies",
+            "rounds",
+            "seed",
+            "mask",
+            "is_judged",
+        ],
+        "/token_stats": ["run_file"],
         "/health": [],
     }
 
@@ -77,6 +89,57 @@ def test_another_decoder_answers(client):
     assert answer["text"] == ANSWER
     with pytest.raises(AppError, match="this talker takes 1"):
         client.predict(handle_file(CLIP), "ntp", 3, "fixed", 0.0, 0, api_name="/speech_to_speech")
+
+
+def test_speedup_lab(client, tmp_path):
+    job = client.submit(
+        [handle_file(CLIP)], ["mtp_vocalnet", "ntp"], [1, 3], ["fixed"], 2, 0, "full", True, api_name="/speedup_lab"
+    )
+    last, archive = job.result(timeout=120)
+    assert [(row["decoder"], row["tokens_per_step"]) for row in last["rows"]] == [
+        ("mtp_vocalnet", 1),
+        ("mtp_vocalnet", 3),
+        ("ntp", 1),
+    ]
+    assert [row["rounds"] for row in last["rows"]] == [2, 2, 2]
+    assert {row["wer_percent"] for row in last["rows"]} == {10.0}
+    assert last["questions"] == [{"words": EXAMPLES[0].text, "answer": ANSWER}]
+    assert [row["cell"] for row in last["refused"]] == ["ntp 3"]
+    with zipfile.ZipFile(archive) as files:
+        names = files.namelist()
+        files.extract("runs/mtp_vocalnet-3-question-1.zip", tmp_path)
+    assert {"table.csv", "table.json", "speedups.png", "pareto.png"} < set(names)
+    statistics, image, table = client.predict(
+        handle_file(tmp_path / "runs/mtp_vocalnet-3-question-1.zip"), api_name="/token_stats"
+    )
+    assert (statistics["run"]["decoder"], statistics["summary"]["n_kept"]) == ("mtp_vocalnet", 40)
+    assert [len(token["candidates"]) for token in statistics["tokens"]] == [10] * 40
+    assert Path(image).read_bytes().startswith(b"\x89PNG")
+    assert len(Path(table).read_text().splitlines()) == 41
+
+
+def test_a_lab_that_cannot_be_run_is_refused_in_a_sentence(client, tmp_path):
+    ask = [handle_file(CLIP)]
+    for wrong, words in (
+        (([], ["ntp"], [1], ["fixed"], 1), "at least one question"),
+        ((ask, [], [1], ["fixed"], 1), "at least one decoder"),
+        ((ask, ["ntp"], [3], ["fixed"], 1), "cannot run any of these cells"),
+        ((ask, ["ntp", "mtp_vocalnet"], [1, 2, 3, 4, 5], ["fixed", "greedy_verify"], 1), "20 cells; 16 are the most"),
+        ((ask * 9, ["mtp_vocalnet"], [1, 2, 3], ["fixed"], 10), "270 answers; 240 are the most"),
+    ):
+        with pytest.raises(AppError, match=words):
+            client.predict(*wrong, 0, "full", False, api_name="/speedup_lab")
+    text = tmp_path / "text.wav"
+    text.write_text("no sound")
+    with pytest.raises(AppError, match="cannot be read as audio"):
+        client.predict([handle_file(text)], ["ntp"], [1], ["fixed"], 1, 0, "full", False, api_name="/speedup_lab")
+
+
+def test_a_file_that_is_no_run_is_refused_in_a_sentence(client, tmp_path):
+    with zipfile.ZipFile(tmp_path / "other.zip", "w") as files:
+        files.writestr("something.txt", "else")
+    with pytest.raises(AppError, match=r"other.zip is not a run: it holds something.txt"):
+        client.predict(handle_file(tmp_path / "other.zip"), api_name="/token_stats")
 
 
 def test_health_is_the_same_by_both_ways(client, served):

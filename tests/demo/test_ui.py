@@ -14,7 +14,7 @@ from demo.examples import EXAMPLES, FOLDER
 from demo.page import alone
 from demo.question import clip_problem
 from demo.state import App
-from demo.tabs import about, speech_to_speech, speech_to_text
+from demo.tabs import about, speech_to_speech, speech_to_text, speedup_lab, token_stats
 from demo.ui import build, link_choice, tab_names
 
 ROOT = Path(__file__).parents[2]
@@ -26,11 +26,20 @@ def app():
 
 def test_a_valid_link_is_followed():
     query = {"tab": "s2t", "decoder": "ntp", "steps": "2", "other": "x"}
-    assert link_choice(query, app()) == {"tab": "s2t", "decoder": "ntp", "steps": 2}
+    assert link_choice(query, app()) == {"tab": "s2t", "decoder": "ntp", "steps": [2], "step": 2}
+    query = {"tab": "lab", "decoders": "ntp,<b>,mtp_vocalnet,ntp", "steps": "1,3,99", "policies": "greedy_verify"}
+    assert link_choice(query, app()) == {
+        "tab": "lab",
+        "decoders": ["ntp", "mtp_vocalnet"],
+        "policies": ["greedy_verify"],
+        "steps": [1, 3],
+    }
 
 
 def test_an_invalid_link_changes_nothing():
-    assert link_choice({"tab": "lab", "decoder": "<b>", "steps": "99"}, app()) == {}
+    assert (
+        link_choice({"tab": "nothing", "decoder": "<b>", "steps": "99", "decoders": ",", "policies": "x"}, app()) == {}
+    )
     assert link_choice({"steps": "two"}, app()) == {}
     assert link_choice({}, app()) == {}
 
@@ -38,12 +47,12 @@ def test_an_invalid_link_changes_nothing():
 def test_a_model_that_only_writes_has_no_speech_tab():
     written = app()
     written.model.decoders = ()
-    assert tab_names(app()) == ["s2s", "s2t", "about"]
+    assert tab_names(app()) == ["s2s", "s2t", "lab", "stats", "about"]
     assert tab_names(written) == ["s2t", "about"]
     assert build(written).get_api_info()["named_endpoints"].keys() == {"/speech_to_text", "/health"}
 
 
-@pytest.mark.parametrize("tab", [speech_to_speech, speech_to_text, about])
+@pytest.mark.parametrize("tab", [speech_to_speech, speech_to_text, speedup_lab, token_stats, about])
 def test_each_tab_is_a_page_of_its_own(tab):
     assert alone(tab.tab)(app()).get_api_info()["named_endpoints"]
 

@@ -1,0 +1,148 @@
+"""Work that a visitor starts and may stop: the two buttons, the status line, their wiring, and API endpoints."""
+
+from __future__ import annotations
+
+import functools
+from collections import Counter
+from collections.abc import Callable, Generator, Sequence
+from contextlib import closing
+from dataclasses import dataclass
+from typing import Any
+
+import gradio as gr
+
+from demo import render
+from demo.answering import explain
+
+WAITING = "Waiting for the model"
+STOPPED = "Stopped."
+BUSY = "The model is busy and the waiting line is full. Try again in a minute."
+
+Views = Generator[Any, None, None]  # what an event's function yields, one view of the page after another
+Problem = Callable[[str | None], str | None]  # a clip to a sentence on what is wrong with it
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # one use of the model at a time
+QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}
+
+
+@dataclass(frozen=True)
+class Controls:
+    """Start, Stop, the line that says what is going on, and what it says at first."""
+
+    start: gr.Button
+    stop: gr.Button
+    status: gr.HTML
+    ready: str
+
+
+def controls(start: str, ready: str, is_ready: bool = True) -> Controls:
+    """Lays out the buttons and the status line; a button waits for something to act on."""
+    with gr.Row(elem_classes="vn-buttons"):
+        go = gr.Button(start, variant="primary", interactive=is_ready, min_width=120, scale=3)
+        stop = gr.Button("Stop", variant="stop", interactive=False, min_width=90, scale=1)
+    return Controls(go, stop, gr.HTML(render.status(ready)), ready)
+
+
+def wire(
+    controls: Controls,
+    run: Callable[..., Views],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    clip: gr.Audio | None = None,
+    problem: Problem = lambda clip: None,
+) -> None:
+    """Connects the buttons: Start waits for the model and draws what `run` yields; Stop ends it.
+
+    `run` takes the visitor and the inputs, and yields {component: value} several times a second. A job ends itself when
+    its visitor's count of stops has changed since Start was pressed; Gradio's own cancelling would let a late view
+    overwrite "Stopped.".
+
+    Args:
+        clip: a recording without which there is nothing to start; another one ends the job.
+        problem: what is wrong with it, said before the job waits for the model.
+    """
+    start, stop, status = controls.start, controls.stop, controls.status
+    stops: Counter[str | None] = Counter()  # by visitor
+    n_stops = gr.State(0)  # when Start was pressed
+    gate = [] if clip is None else [clip]
+
+    def check(clip: str | None) -> dict[str, Any]:
+        found = problem(clip)
+        return gr.validate(found is None, found or "")
+
+    def begin(request: gr.Request, *clips: str) -> dict[Any, Any]:
+        held = {start: gr.update(interactive=False), stop: gr.update(interactive=True)}
+        return {**held, status: busy(WAITING), n_stops: stops[request.session_hash]}
+
+    def draw(n_stops: int, request: gr.Request, *values: Any) -> Views:
+        try:
+            with closing(run(request.session_hash, *values)) as views:
+                for view in views:
+                    if stops[request.session_hash] != n_stops:
+                        yield {status: render.status(STOPPED)}
+                        return
+                    yield view
+        except Exception as error:
+            yield {status: render.status(explain(error), "problem")}
+
+    def rest(*clips: str | None) -> dict[Any, Any]:
+        return {start: gr.update(interactive=None not in clips), stop: gr.update(interactive=False)}
+
+    def halt(request: gr.Request) -> dict[str, Any]:
+        stops[request.session_hash] += 1
+        return gr.update(interactive=False)
+
+    def change(clip: str | None, request: gr.Request) -> dict[Any, Any]:
+        stops[request.session_hash] += 1
+        found = None if clip is None else problem(clip)
+        line = render.status(found, "problem") if found else render.status(controls.ready)
+        return {**rest(clip), status: line}
+
+    buttons = [start, stop]
+    begun = start.click(
+        begin, gate, [*buttons, status, n_stops], validator=check if gate else None, concurrency_limit=None, **QUIET
+    )
+    done = begun.success(draw, [n_stops, *inputs], [status, *outputs], **MODEL, **QUIET)
+    for event in (begun, done):
+        event.failure(lambda: render.status(BUSY, "problem"), None, status, **AT_ONCE)  # what else fails is drawn
+    done.then(rest, gate, buttons, **AT_ONCE)
+    stop.click(halt, None, stop, **AT_ONCE)
+    if clip is not None:
+        clip.change(change, clip, [*buttons, status], **AT_ONCE)
+
+
+def endpoint(
+    run: Callable[..., Any],
+    name: str,
+    description: str,
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    has_model: bool = True,
+) -> None:
+    """Publishes `run`, a generator of answers, as the API endpoint `name`; no button of the page triggers it.
+
+    `has_model`: it waits for its turn with the model.
+    """
+
+    @functools.wraps(run)
+    def serve(*values: Any) -> Views:
+        try:
+            yield from run(*values)
+        except Exception as error:
+            raise gr.Error(explain(error), print_exception=False) from error
+
+    gr.on(
+        triggers=[],
+        fn=serve,
+        inputs=list(inputs),
+        outputs=list(outputs),
+        api_name=name,
+        api_description=description,
+        **(MODEL if has_model else {}),
+    )
+
+
+def busy(text: str, elapsed_s: float | None = None) -> str:
+    """Returns a status line of something that goes on."""
+    clock = "" if elapsed_s is None else f" · {elapsed_s:.1f} s"
+    return render.status(f"{text}…{clock}", "busy")

@@ -1,0 +1,158 @@
+"""What a lab is ordered by and what it looks like: limits, table, figures, files. The tab lays it out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from demo import plots, render
+from demo.state import App
+from demo.timeline import N_CANDIDATES
+from demo.visits import Visit
+from vocalnet import DecodeOptions, lab
+from vocalnet.evaluation import Judges
+from vocalnet.grids import Cell
+from vocalnet.lab import Progress, Question, Report
+
+MAX_CELLS = 16
+MAX_ANSWERS = 240
+HEADINGS = {
+    "decoder": "Decoder",
+    "tokens_per_step": "Per step",
+    "policy": "Policy",
+    "rounds": "Rounds",
+    "tokens": "Tokens",
+    "steps": "Steps",
+    "nominal": "nominal",
+    "bound_layers": "bound, layers",
+    "bound_weights": "bound, weights",
+    "measured": "measured",
+    "tokens_per_s": "Tokens/s",
+    "first_audio_p50_s": "p50",
+    "first_audio_p90_s": "p90",
+    "real_time_factor": "RTF",
+    "wer_percent": "WER (%)",
+    "dnsmos_p808": "DNSMOS",
+    "agreement_percent": "As own 1× (%)",
+    "baseline": "Measured over",
+}
+GROUPS = (("", 6), ("Speedup (×)", 4), ("", 1), ("First audio (s)", 2), ("", 5))
+CAPTION = (
+    "Nominal counts the tokens kept per step: the paper's speedup. A step that says more also runs more layers and "
+    "reads more weights; the bounds are what it can gain if time goes with them. Measured is the talker's wall clock, "
+    "the median over rounds in which the cells take turns after a warm-up, over the fastest one token per step of ntp "
+    "and mtp_vocalnet in the same rounds. As own 1×: tokens that are those of the same decoder at one token per step."
+)
+ARCHIVE = "vocalnet-lab.zip"
+FILES = {
+    "table.csv": "Table (CSV)",
+    "table.json": "Table (JSON)",
+    "speedups.png": "Speedups (PNG)",
+    "pareto.png": "WER and speed (PNG)",
+    ARCHIVE: "All, with every run (ZIP)",
+}
+
+
+@dataclass(frozen=True)
+class Order:
+    """A lab that was ordered: what to ask whom how often, and who judges."""
+
+    questions: list[Question]
+    cells: list[Cell]
+    rounds: int
+    judges: Judges | None
+
+    @property
+    def n_answers(self) -> int:
+        """The most answers it takes, without those that the others are compared with."""
+        return len(self.questions) * len(self.cells) * self.rounds
+
+    def stream(self, model: Any) -> Generator[Progress | Report, None, None]:
+        """Runs it."""
+        yield from lab.stream(model, self.questions, self.cells, self.rounds, self.judges)
+
+
+def order(
+    app: App,
+    questions: Sequence[Question],
+    decoders: Sequence[str],
+    tokens_per_step: Sequence[int],
+    policies: Sequence[str],
+    rounds: int,
+    seed: int,
+    mask: str,
+    is_judged: bool,
+) -> Order:
+    """Returns a lab that this page is ready to run.
+
+    Raises:
+        ValueError: nothing was chosen, or more than a page should run.
+    """
+    if not questions:
+        raise ValueError("Choose or record at least one question.")
+    options = DecodeOptions(
+        seed=int(seed), mask="streaming" if mask == "streaming" else "full", n_candidates=N_CANDIDATES
+    )
+    cells = lab.make_cells(decoders, [int(K) for K in tokens_per_step], policies, options)
+    if not cells:
+        raise ValueError("Choose at least one decoder, one number of tokens per step and one policy.")
+    found = Order(list(questions), cells, int(rounds), app.judges if is_judged else None)
+    if len(cells) > MAX_CELLS:
+        raise ValueError(
+            f"This lab would have {len(cells)} cells; {MAX_CELLS} are the most. Choose fewer of something."
+        )
+    if found.n_answers > MAX_ANSWERS:
+        raise ValueError(
+            f"This lab would take {found.n_answers} answers; {MAX_ANSWERS} are the most. "
+            "Choose fewer cells, questions or rounds."
+        )
+    return found
+
+
+def size(found: Order, answer_s: float) -> str:
+    """Returns how much work a lab is; `answer_s` is what one answer takes at most."""
+    parts = [(len(found.cells), "cell"), (len(found.questions), "question"), (found.rounds, "round")]
+    product = " × ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in parts)
+    seconds = max(1.0, found.n_answers * answer_s)
+    return f"{product}: up to {found.n_answers} answers and the baselines, about {seconds:.0f} s at most."
+
+
+def table(reports: Sequence[Report]) -> str:
+    """Returns the table so far, with the words that explain it."""
+    headings = [HEADINGS[name] for name in lab.COLUMNS]
+    body = [lab.texts(report.row) for report in reports]
+    return render.table("Speedup lab", headings, body, GROUPS) + render.note(CAPTION)
+
+
+def remarks(refused: Sequence[dict[str, str]]) -> str:
+    """Returns why some cells did not run."""
+    return "".join(render.note(f"{row['cell']} was left out: {row['reason'].rstrip('.')}.") for row in refused)
+
+
+def figures(reports: Sequence[Report]) -> dict[str, Any]:
+    """Returns the figures by file name: speedups, and WER against speed where there was a judge."""
+    rows = [{"cell": report.cell.label, **report.row} for report in reports]
+    heard = [{**row, "wer": row["wer_percent"] / 100, "ci95": None} for row in rows if row["wer_percent"] is not None]
+    drawn = {"speedups.png": plots.speedups(rows)}
+    return drawn | {"pareto.png": plots.pareto(heard)} if heard else drawn
+
+
+def write_files(visit: Visit, folder: Path) -> dict[str, Path]:
+    """Writes what can be downloaded of a visit's lab, and returns the paths by the names in `FILES`."""
+    (folder / "table.csv").write_text(lab.to_csv(visit.reports))
+    (folder / "table.json").write_text(json.dumps(lab.to_json(visit.reports), indent=1))
+    for name, data in visit.figures.items():
+        (folder / name).write_bytes(data)
+    write_archive(visit, folder)
+    return {name: folder / name for name in FILES if (folder / name).exists()}
+
+
+def write_archive(visit: Visit, folder: Path) -> Path:
+    """Writes the ZIP of all: table, figures, runs and the votes of the blind test."""
+    votes = json.dumps([trial.vote_json() for trial in visit.trials if trial.vote], indent=1).encode()
+    return lab.save(
+        visit.reports, folder / ARCHIVE, {**visit.figures, **({"votes.json": votes} if visit.trials else {})}
+    )

@@ -1,0 +1,199 @@
+"""Token statistics: how sure each head was of the speech tokens of one run (the paper's Figure 3), token by token."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gradio as gr
+
+from demo import plots, render
+from demo.answering import explain
+from demo.job import AT_ONCE, QUIET, Views, endpoint
+from demo.state import App
+from demo.timeline import timeline, timeline_value, token_rows
+from vocalnet import runs
+from vocalnet.metrics.tokens import token_summary
+from vocalnet.runs import Run
+
+READY = "Answer a question, run a lab, or drop a run file; then choose the run."
+NOTHING = "How sure the heads were of their tokens appears here."
+GONE = "This run is no longer kept. Choose another one."
+CAPTION = (
+    "Each head's tokens by the raw logits, before temperature and penalties; dashed lines are the means. The flatter a "
+    "distribution, the more speech tokens would do, and the less a proposed token need be the main head's own."
+)
+TOKEN_COLUMNS = ("token", "head", "entropy", "max_prob", "logprob")
+HEADINGS = ("Head", "Proposed", "Kept", "Max. probability", "median", "Entropy (nats)", "median", "Log-probability")
+
+
+def tab(app: App) -> Callable[[Callable[..., Any]], None]:
+    """Lays out and wires the tab, and publishes `/token_stats`.
+
+    Returns:
+        What connects an event, such as the opening of the tab, with the list of this visit's runs.
+    """
+    with gr.Row(elem_classes="vn-columns"):
+        with gr.Column(min_width=300):
+            picked = gr.Dropdown(
+                [], label="A run of this visit", info="Spoken answers, labs and dropped files.", elem_classes="vn-runs"
+            )
+            dropped = gr.File(label="Or drop a run file (.zip)", file_types=[".zip"], height=140)
+            status = gr.HTML(render.status(READY))
+        with gr.Column(min_width=300):
+            facts = gr.HTML(render.placeholder(NOTHING))
+    strip = timeline()
+    with gr.Row(elem_classes="vn-columns"):
+        figures = {
+            name: gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure")
+            for name in plots.MEASURES
+        }
+    heads = gr.HTML()
+    with gr.Row(elem_classes="vn-downloads"):
+        downloads = {
+            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
+        }
+    shown = [status, facts, strip, *figures.values(), heads, *downloads.values()]
+
+    def pick(name: str | None, request: gr.Request) -> Views:
+        run = app.visits.of(request.session_hash).runs.get(name) if name else None
+        if run is None:
+            yield {status: render.status(GONE, "problem") if name else gr.skip()}
+            return
+        summary = token_summary(run.result.stats)
+        with TemporaryDirectory() as folder:
+            paths = write_files(run, summary, Path(folder))
+            drawn = {
+                figures[m]: gr.update(value=plots.token_histograms(summary, "", [m]), visible=True) for m in figures
+            }
+            ready = {downloads[n]: gr.update(value=str(path), interactive=True) for n, path in paths.items()}
+            yield {
+                status: render.status(_said(summary), "done"),
+                facts: render.rows(_facts(run)),
+                strip: timeline_value(run),
+                heads: _head_table(summary),
+                **drawn,
+                **ready,
+            }
+
+    def drop(path: str | None, request: gr.Request) -> dict[Any, Any]:
+        if path is None:
+            return {picked: gr.skip()}
+        visit = app.visits.of(request.session_hash)
+        try:
+            name = visit.add(runs.load(path))
+        except Exception as error:
+            return {status: render.status(explain(error), "problem")}
+        return {picked: gr.update(choices=_choices(visit.runs), value=name)}
+
+    def refresh(name: str | None, request: gr.Request) -> dict[str, Any]:
+        names = _choices(app.visits.of(request.session_hash).runs)
+        return gr.update(choices=names, value=name if name in names else next(iter(names), None))
+
+    picked.change(pick, picked, shown, **QUIET)
+    dropped.change(drop, dropped, [picked, status], **AT_ONCE)
+    _publish(dropped)
+    return lambda event: event(refresh, picked, picked, **AT_ONCE)
+
+
+def _publish(run_file: gr.File) -> None:
+    """Publishes `/token_stats`."""
+    with gr.Row(visible=False):
+        outputs = [gr.JSON(label="statistics"), gr.File(label="histograms"), gr.File(label="tokens")]
+
+    def token_stats(run_file: str | None) -> Views:
+        if run_file is None:
+            raise ValueError("Give a run file (.zip), as the page exports it.")
+        run = runs.load(run_file)
+        summary = token_summary(run.result.stats)
+        with TemporaryDirectory() as folder:
+            paths = write_files(run, summary, Path(folder))
+            yield details(run, summary), str(paths["histograms.png"]), str(paths["tokens.csv"])
+
+    endpoint(
+        token_stats,
+        "token_stats",
+        "Returns the statistics of a run file: {run, summary (means and histograms per head), tokens (each with its "
+        "candidates)}, the histograms as PNG and the tokens as CSV.",
+        inputs=[run_file],
+        outputs=outputs,
+        has_model=False,
+    )
+
+
+FILES = {
+    "tokens.csv": "Tokens (CSV)",
+    "tokens.json": "All (JSON)",
+    "histograms.png": "Histograms (PNG)",
+    "run.zip": "Run file (ZIP)",
+}
+
+
+def write_files(run: Run, summary: dict[str, Any], folder: Path) -> dict[str, Path]:
+    """Writes what can be downloaded of a run, and returns the paths by the names in `FILES`."""
+    table = io.StringIO()
+    rows = [[n + 1, *(row[name] for name in TOKEN_COLUMNS)] for n, row in enumerate(token_rows(run))]
+    csv.writer(table, lineterminator="\n").writerows([("place", *TOKEN_COLUMNS), *rows])
+    (folder / "tokens.csv").write_text(table.getvalue())
+    (folder / "tokens.json").write_text(json.dumps(details(run, summary), indent=1))
+    (folder / "histograms.png").write_bytes(plots.png(plots.token_histograms(summary, run.decoder)))
+    runs.save(run, folder / "run.zip")
+    return {name: folder / name for name in FILES}
+
+
+def details(run: Run, summary: dict[str, Any]) -> dict[str, Any]:
+    """Returns all that is known of the tokens of a run, as plain JSON types."""
+    names = ("model", "revision", "decoder", "question", "device", "versions", "date")
+    about = {name: getattr(run, name) for name in names}
+    result = {"text": run.result.text, "timings": run.result.timings, "options": asdict(run.options)}
+    return {"run": about | result, "summary": summary, "tokens": token_rows(run)}
+
+
+def _choices(names: Any) -> list[str]:
+    """Returns the names of runs, the newest first."""
+    return list(names)[::-1]
+
+
+def _said(summary: dict[str, Any]) -> str:
+    steps = f"{summary['n_steps']} steps, {summary['tokens_per_step']:.2f} tokens kept per step"
+    return f"{summary['n_proposed']} tokens proposed in {steps}."
+
+
+def _facts(run: Run) -> dict[str, Any]:
+    """Returns what a run is, for reading."""
+    options, timings = run.options, run.result.timings
+    seconds = {name: timings[name] for name in ("first_text", "first_audio", "talker", "total") if name in timings}
+    return {
+        "question": run.question or "not recorded",
+        "answer": run.result.text,
+        "decoder": f"{run.decoder}, {options.tokens_per_step} per step, {options.policy}",
+        "sampling": f"temperature {options.temperature:g}, seed {options.seed}, mask {options.mask}",
+        "model": f"{run.model}, weights {run.revision}",
+        "recorded": f"{run.date[:16].replace('T', ' ')} UTC on {run.device}, code {run.versions.get('vocalnet')}",
+        "times": [f"{name.replace('_', ' ')} {value:.2f} s" for name, value in seconds.items()],
+    }
+
+
+def _head_table(summary: dict[str, Any]) -> str:
+    """Returns the means of every head; what a head lacks is left empty."""
+
+    def texts(head: dict[str, Any]) -> Sequence[str]:
+        pairs = [(head[name]["mean"], head[name]["p50"]) for name in ("max_prob", "entropy")]
+        numbers = [*(value for pair in pairs for value in pair), head["logprob"]["mean"]]
+        name = "main head" if head["head"] == 0 else f"module {head['head']}"
+        kept = f"{100 * head['kept_share']:.0f} %"
+        return [name, str(head["n"]), kept, *("" if value is None else f"{value:.2f}" for value in numbers)]
+
+    return render.table("Means by head", HEADINGS, [texts(head) for head in summary["heads"]]) + render.note(CAPTION)
+
+
+if __name__ == "__main__":
+    from demo.page import alone, main
+
+    main(alone(tab), __doc__)
