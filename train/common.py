@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import AutoConfig, AutoTokenizer
 
@@ -63,7 +64,8 @@ def load_recipes(scale: str, work: Path) -> dict[str, Recipe]:
 
 
 def assemble(recipe: Recipe, **files: str) -> VocalNet:
-    """Returns the model with components loaded from the named files, the others fresh."""
+    """Returns the model with components loaded from the named files, the others fresh, from the recipe's seed."""
+    torch.manual_seed(recipe.seed)
     llm_config = AutoConfig.for_model(recipe.model.llm["model_type"])  # else the tokenizer would ask config.json for it
     model = VocalNet(recipe.model, AutoTokenizer.from_pretrained(recipe.checkpoint, config=llm_config))
     modules = {"encoder": model.encoder.whisper, "llm": model.llm, "adaptor": model.adaptor, "talker": model.talker}

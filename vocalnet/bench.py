@@ -212,8 +212,10 @@ def _talkers(config: TalkerConfig, options: BenchOptions) -> dict[str, Talker]:
             with torch.device("meta"):
                 talker = Talker(own)
             talker.embedding, talker.projector, talker.decoder = first.embedding, first.projector, first.decoder
-            talker.head = HEADS[name](own)
-            initialise(talker.head, own.n_layers)
+            head = HEADS[name](own)
+            assert isinstance(head, nn.Module)
+            initialise(head, own.n_layers)
+            talker.head = head
         talkers[name] = talker.to(options.device, options.dtype).eval().requires_grad_(False)
         use_kernel(talker, options.kernel)
     return talkers
