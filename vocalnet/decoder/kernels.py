@@ -21,7 +21,7 @@ from vocalnet import shards
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-PACKED_FROM = 2**16  # weights; a smaller layer stays in the processor's cache, where the plain call is the cheaper one
+PACKED_FROM = 256  # inputs and outputs; narrower layers stay in the processor's cache, where plain calls are cheaper
 
 
 class PackedLinear(nn.Module):
@@ -91,7 +91,7 @@ def check_saveable(module: nn.Module) -> None:
 def is_packable(linear: nn.Linear) -> bool:
     """Whether `PackedLinear` can stand for a layer, and gains something."""
     weight = linear.weight
-    return weight.device.type == "cpu" and weight.numel() >= PACKED_FROM and _has_operators(weight.dtype)
+    return weight.device.type == "cpu" and min(weight.shape) >= PACKED_FROM and _has_operators(weight.dtype)
 
 
 @functools.cache
