@@ -57,7 +57,9 @@ def test_the_talker_hears_the_same_rows_in_training_and_in_generation(tiny_model
     audio = [tiny_model.adapt(tiny_model.features(samples))]
     run = type("Run", (), {"timed": staticmethod(lambda stage, work: work()), "warnings": []})
     ids = []
-    for _, state in session._answer(messages, audio, run):
+    for _, state, is_end in session._answer(messages, audio, run):
+        if is_end:
+            break
         heard.append(state)
         ids.append(int(tiny_model.llm.get_output_embeddings()(state).argmax()))
     produced, _ = tiny_model.answer_states([tiny_model.features(samples)], [_prompt(tiny_model)], [ids])
