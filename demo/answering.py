@@ -62,10 +62,15 @@ def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
     raise RuntimeError("the stream ended without Finished")
 
 
-def arrivals(make: Callable[[], Generator[Any, None, None]]) -> Generator[list[Any], None, None]:
+def arrivals(make: Callable[[], Generator[Any, None, None]], is_calm: bool = False) -> Generator[list[Any], None, None]:
     """Yields what a generator gives, pulled in a worker thread: all that has come, at least every `TICK_S` seconds.
 
     Closing this generator closes that one at its next item. Its error is raised here, after all that came before.
+
+    Args:
+        make: makes the generator, in the worker.
+        is_calm: also at most every `TICK_S` seconds: drawing takes the interpreter from the worker, whose work may be
+            timed.
     """
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     is_closed = threading.Event()
@@ -84,6 +89,8 @@ def arrivals(make: Callable[[], Generator[Any, None, None]]) -> Generator[list[A
     threading.Thread(target=pull, name="answer", daemon=True).start()
     try:
         while True:
+            if is_calm:
+                time.sleep(TICK_S)
             items = _arrived(inbox)
             end = items.pop() if items and isinstance(items[-1], _End) else None
             yield items

@@ -35,16 +35,17 @@ HEADINGS = {
     "first_audio_p90_s": "p90",
     "real_time_factor": "RTF",
     "wer_percent": "WER (%)",
-    "dnsmos_p808": "DNSMOS",
-    "agreement_percent": "As own 1× (%)",
-    "baseline": "Measured over",
+    "dnsmos_p808": "MOS",
+    "agreement_percent": "Own 1× (%)",
+    "baseline": "Over",
 }
 GROUPS = (("", 6), ("Speedup (×)", 4), ("", 1), ("First audio (s)", 2), ("", 5))
 CAPTION = (
     "Nominal counts the tokens kept per step: the paper's speedup. A step that says more also runs more layers and "
     "reads more weights; the bounds are what it can gain if time goes with them. Measured is the talker's wall clock, "
     "the median over rounds in which the cells take turns after a warm-up, over the fastest one token per step of ntp "
-    "and mtp_vocalnet in the same rounds. As own 1×: tokens that are those of the same decoder at one token per step."
+    "and mtp_vocalnet in the same rounds. Own 1×: tokens that are those of the same decoder at one token per step. "
+    "MOS: DNSMOS P.808."
 )
 ARCHIVE = "vocalnet-lab.zip"
 FILES = {

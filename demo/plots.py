@@ -49,6 +49,8 @@ def pareto(cells: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float] | N
     for name, wer in (ceilings or {}).items():
         axes.axhline(100 * wer, color=SLATE, lw=0.8, ls=":")
         axes.annotate(name, (1, 100 * wer), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=7)
+    low, high = axes.get_ylim()
+    axes.set_ylim(bottom=max(low, -0.04 * high))  # rates are not negative; a marker at 0 stays whole
     _label(axes, "speech tokens per second (talker)", "word error rate (%)")
     if policies:
         axes.legend(frameon=False, fontsize=8)

@@ -19,7 +19,7 @@ const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
 
 function draw() {
   const highest = measure === "max_prob" ? 1 : Math.max(...run.tokens.map((token) => token.entropy), 1e-9);
-  bars.forEach((bar, n) => { bar.style.height = `${Math.max(2, (100 * run.tokens[n][measure]) / highest)}%`; });
+  bars.forEach((bar, n) => bar.style.setProperty("--height", `${Math.max(2, (100 * run.tokens[n][measure]) / highest)}%`));
   find("scale").textContent = measure === "max_prob" ? "Height: maximum probability, 0 to 1"
     : `Height: entropy, 0 to ${highest.toFixed(1)} nats`;
   for (const button of element.querySelectorAll("[data-measure]"))

@@ -15,10 +15,11 @@ from demo.ui import build
 
 @dataclass(frozen=True)
 class Served:
-    """A running page and the model behind it."""
+    """A running page, and the app and the model behind it."""
 
     url: str
     model: FakeModel
+    app: App
 
 
 @contextmanager
@@ -28,5 +29,5 @@ def serve_fake() -> Iterator[Served]:
     app = App("fake", model, load_s=1.5, judges=JUDGES)
     app.warm_up()
     blocks = build(app)
-    yield Served(launch(blocks, app), model)
+    yield Served(launch(blocks, app), model, app)
     blocks.close()

@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vocalnet import lab, runs
     from vocalnet.checkpoint import load
     from vocalnet.decoder.load import load_talker
     from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
@@ -31,10 +32,14 @@ __all__ = [
     "TextDelta",
     "Timings",
     "VocalNet",
+    "lab",
     "load",
     "load_talker",
     "load_token2wav",
+    "runs",
 ]
+
+_MODULES = ("lab", "runs")  # public as a whole
 
 _HOMES = {
     "vocalnet.checkpoint": ("load",),
@@ -49,6 +54,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> Any:
     """Imports a public name when it is first used, so that `vocalnet --help` does not wait for torch."""
+    if name in _MODULES:
+        return importlib.import_module(f"vocalnet.{name}")
     for home, names in _HOMES.items():
         if name in names:
             return getattr(importlib.import_module(home), name)

@@ -17,6 +17,8 @@ MEASURING = """
 - *First text* and *first audio* count on the server, from the moment the model gets the clip to its first text token
   and its first samples. Upload, queue and your browser's player come on top.
 - A stage's bar is the sum of the seconds spent in it, wall clock, one answer at a time.
+- A *speedup* is three numbers: nominal (tokens kept per step), its bound (layers run, weights read), and measured (wall
+  clock of the talker over the fastest one token per step, in turns on the same texts).
 - *Talker speed* is speech tokens divided by the talker's seconds; *text speed* is text tokens divided by the language
   model's seconds.
 - *Real-time factor* is the whole answer's seconds divided by its seconds of audio. Below 1, speech is made faster than
@@ -27,8 +29,8 @@ MEASURING = """
 PRIVACY = """
 ### Privacy
 Clips are processed on this server only, and nothing is sent elsewhere. Uploaded clips and answers lie in a temporary
-folder and are deleted within two hours. There is no run history, no analytics, and the page loads nothing from other
-hosts.
+folder and are deleted within two hours; runs and labs of a visit are forgotten when its page is closed. There is no run
+history, no analytics, and the page loads nothing from other hosts.
 """
 
 LICENCES = """
@@ -50,6 +52,14 @@ answer = client.predict(clip, api_name="/speech_to_text")
 SPEECH_API = """wav, details = client.predict(
     clip, "{decoder}", {steps}, "{policy}", 0.0, 0,
     api_name="/speech_to_speech",
+)
+table, archive = client.predict(
+    [clip], ["{decoder}"], [1, {steps}], ["{policy}"], 3, 0, "full", False,
+    api_name="/speedup_lab",
+)
+statistics, image, tokens = client.predict(
+    handle_file("run.zip"),  # from runs/ in the archive
+    api_name="/token_stats",
 )
 """
 

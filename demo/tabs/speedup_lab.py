@@ -93,7 +93,7 @@ def tab(app: App) -> Settings:
         yield _blank(results)
         start, reports, line = time.perf_counter(), dict[Cell, Report](), "Starting"
         with TemporaryDirectory() as folder:
-            for items in arrivals(lambda: found.stream(app.model)):
+            for items in arrivals(lambda: found.stream(app.model), is_calm=True):
                 line = next((_said(item) for item in reversed(items) if isinstance(item, Progress)), line)
                 status = busy(line, time.perf_counter() - start)
                 yield {buttons.status: status, **_draw(items, reports, found, results, Path(folder))}
@@ -260,7 +260,7 @@ def _publish(app: App, settings: Settings) -> None:
         asked = [Question(clip, words_of(clip)) for clip in questions or []]
         found = order(app, asked, decoders, tokens_per_step, policies, rounds, seed, mask, is_judged)
         reports = dict[Cell, Report]()
-        for items in arrivals(lambda: found.stream(app.model)):
+        for items in arrivals(lambda: found.stream(app.model), is_calm=True):
             reports |= {item.cell: item for item in items if isinstance(item, Report)}
             yield {"rows": [report.row for report in in_order(found.cells, reports)]}, None
         visit = Visit(reports=in_order(found.cells, reports))

@@ -161,6 +161,10 @@ def test_statistics_of_a_dropped_run_file(page, served, run_file):
     expect(page.locator(".vn-token-facts")).to_contain_text("Unit 7 · token 8 of 40, 0.28 s, module 1")
     expect(page.locator(".vn-candidate")).to_have_count(10)
     expect(page.locator(".vn-taken")).to_have_text("1.750 %")
+    widths = page.evaluate(
+        "[...document.querySelectorAll('.vn-track i')].map(i => i.offsetWidth / i.parentNode.offsetWidth)"
+    )
+    assert widths == pytest.approx([0.5 / (j + 1) for j in range(10)], abs=0.01)
     assert page.evaluate("document.querySelector('.vn-timeline audio').currentTime") == pytest.approx(0.28, abs=0.01)
     page.keyboard.press("Tab")
     page.locator(".vn-strip").press("ArrowRight")
@@ -203,6 +207,15 @@ def test_an_answer_can_be_looked_at(page, served):
     expect(status(page)).to_contain_text("40 tokens proposed")
     expect(page.get_by_label("A run of this visit")).to_have_value(re.compile("^1 · mtp_vocalnet 3 fixed"))
     expect(page.get_by_text(EXAMPLES[2].text, exact=True).locator("visible=true")).to_have_count(1)
+
+
+def test_a_closed_page_is_forgotten(page, served):
+    open_page(page, served.url, TWO_BY_TWO)
+    n_before = len(served.app.visits)
+    run_lab(page)
+    assert len(served.app.visits) == n_before + 1
+    page.close()
+    wait_until(lambda: len(served.app.visits) <= n_before)
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

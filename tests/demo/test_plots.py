@@ -7,7 +7,7 @@ import io
 import pytest
 from grid_reports import grid_report
 
-from demo.plots import pareto, pareto_front, token_histograms
+from demo.plots import pareto, pareto_front, png, speedups, token_histograms
 from vocalnet.metrics.tokens import token_summary
 from vocalnet.report import pareto_points
 
@@ -38,6 +38,15 @@ def test_pareto_front_holds_what_no_other_beats():
 def test_pareto_without_intervals_or_cells():
     assert pareto([{"cell": "a", "policy": "fixed", "tokens_per_s": 1.0, "wer": 0.1, "ci95": None}]).axes
     assert pareto([]).axes
+
+
+def test_speedups_draw_three_bars_a_cell():
+    cells = [{"cell": "a 3", "nominal": 2.8, "bound_weights": 1.6, "measured": 1.4}]
+    cells += [{"cell": "b 1", "nominal": 1.0, "bound_weights": 1.0, "measured": None}]
+    (axes,) = speedups(cells).axes
+    assert [patch.get_width() for patch in axes.patches] == [2.8, 1.0, 1.6, 1.0, 1.4, 0]
+    assert [label.get_text() for label in axes.get_yticklabels()] == ["a 3", "b 1"]
+    assert png(speedups(cells)).startswith(b"\x89PNG")
 
 
 def test_histograms_of_every_head_with_their_means():
