@@ -107,7 +107,7 @@ def blind_test(app: App, download: gr.DownloadButton, export: Callable[[Visit, P
 
 def draw_trial(visit: Visit) -> Trial | None:
     """Returns a new trial of two cells that spoke, drawn by chance, and notes it; None where there are not two."""
-    heard = [report for report in visit.reports if all(len(run.result.audio) for run in report.runs)]
+    heard = [report for report in visit.reports if all(run.result.speech_tokens for run in report.runs)]
     if len(heard) < 2:
         return None
     first, second = random.sample(heard, 2)

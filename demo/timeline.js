@@ -15,11 +15,12 @@ const make = (tag, name, text) => {
   return node;
 };
 const headName = (head) => (head === 0 ? "main head" : `module ${head}`);
-const percent = (share) => `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`;
+const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
 
 function draw() {
   const highest = measure === "max_prob" ? 1 : Math.max(...run.tokens.map((token) => token.entropy), 1e-9);
-  bars.forEach((bar, n) => bar.style.setProperty("--height", `${Math.max(2, (100 * run.tokens[n][measure]) / highest)}%`));
+  const height = (token) => `${Math.max(2, (100 * token[measure]) / highest)}%`;
+  bars.forEach((bar, n) => bar.style.setProperty("--height", height(run.tokens[n])));
   find("scale").textContent = measure === "max_prob" ? "Height: maximum probability, 0 to 1"
     : `Height: entropy, 0 to ${highest.toFixed(1)} nats`;
   for (const button of element.querySelectorAll("[data-measure]"))
@@ -36,7 +37,8 @@ function choose(n, isSeeking) {
   if (left < strip.scrollLeft + 20 || left > strip.scrollLeft + strip.clientWidth - 40)
     strip.scrollLeft = left - strip.clientWidth / 3;
   if (isSeeking) find("audio").currentTime = (chosen + 0.01) / run.tokens_per_s;
-  const facts = `token ${chosen + 1} of ${bars.length}, ${(chosen / run.tokens_per_s).toFixed(2)} s, ${headName(token.head)}`;
+  const time = `${(chosen / run.tokens_per_s).toFixed(2)} s`;
+  const facts = `token ${chosen + 1} of ${bars.length}, ${time}, ${headName(token.head)}`;
   strip.setAttribute("aria-valuenow", chosen + 1);
   strip.setAttribute("aria-valuetext", facts);
   find("facts").textContent = `Unit ${token.token} · ${facts} · entropy ${token.entropy.toFixed(2)} nats · `
@@ -56,7 +58,8 @@ function candidates(token) {
     fill.style.width = `${100 * prob}%`;
     track.append(fill);
     const name = rank < token.candidates.length ? `${rank + 1}.` : "…";
-    row.append(make("span", "vn-rank", name), make("span", "vn-unit", unit), track, make("span", "vn-share", percent(prob)));
+    row.append(make("span", "vn-rank", name), make("span", "vn-unit", unit), track);
+    row.append(make("span", "vn-share", percent(prob)));
     return row;
   });
 }
