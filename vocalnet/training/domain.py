@@ -258,6 +258,8 @@ WORDS: tuple[str, ...] = tuple(
             *(word for pair in v.OPPOSITES for word in pair),
             *(word for pair in v.PLURALS.items() for word in pair),
             *(word for unit in v.UNITS for word in unit[:3]),
+            *(word for meaning in v.DEFINITIONS.items() for word in meaning),
+            *further_topics.SPANS,
             *(*v.NAMES, *v.DAYS, *v.MONTHS, *v.ORDINALS, *v.COMMON_WORDS),
             *(v.number(n) for n in (*range(21), 30, 40, 50, 60, 70, 80, 90)),
         ]
