@@ -1,4 +1,7 @@
-"""The vocoder stage: HiFT learns nano's voice from its mels (multi-resolution STFT loss, mel loss, supervised f0)."""
+"""The vocoder stage: HiFT learns nano's voice from its mels.
+
+Its losses: multi-resolution STFT, mel, supervised f0 and a light discriminator.
+"""
 
 from __future__ import annotations
 
@@ -12,12 +15,13 @@ from torch.nn import functional
 
 from vocalnet.config import HiftConfig
 from vocalnet.training.answers import Answers, mel_settings
+from vocalnet.training.discriminator import Discriminator
 from vocalnet.training.loop import LoopConfig, Losses, train
 from vocalnet.vocoder.frontend import flow_mel
 from vocalnet.vocoder.hift import Hift
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # n_fft, hop
-F0_WEIGHT, MEL_WEIGHT = 0.02, 1.0
+F0_WEIGHT, MEL_WEIGHT, ADVERSARIAL_WEIGHT, MATCHING_WEIGHT = 0.02, 1.0, 0.1, 2.0
 
 
 def pitch(samples: np.ndarray, hift: HiftConfig, n_frames: int) -> Tensor:
@@ -58,11 +62,12 @@ def train_vocoder(answers: Answers, folder: Path, config: HiftConfig, options: d
     """Returns the vocoder, trained on random segments of the answers.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "segment_frames".
+        options: "loop" (LoopConfig), "batch_size", "segment_frames", "discriminator" (its channels).
     """
     loop = LoopConfig(**options["loop"])
     torch.manual_seed(seed)
     vocoder = Hift(config)
+    discriminator = Discriminator(options["discriminator"])
     f0 = [pitch(x, config, len(m)) for x, m in zip(answers.samples, answers.mel, strict=True)]
     hop, frames = config.samples_per_frame, options["segment_frames"]
     long_enough = [i for i, mel in enumerate(answers.mel) if len(mel) >= frames]
@@ -84,8 +89,11 @@ def train_vocoder(answers: Answers, folder: Path, config: HiftConfig, options: d
         stft = spectral_loss(predicted, waves)
         mel = functional.l1_loss(flow_mel(predicted, **settings), mels)
         f0_loss = functional.l1_loss(vocoder.f0(mels), pitches)
-        total = stft + MEL_WEIGHT * mel + F0_WEIGHT * f0_loss
-        return {"total": total, "stft": stft.detach(), "mel": mel.detach(), "f0_hz": f0_loss.detach()}
+        own, adversarial, matching = discriminator.losses(waves, predicted)
+        parts = {"stft": stft, "mel": mel, "f0_hz": f0_loss, "own": own, "real": adversarial, "matching": matching}
+        spectral = stft + MEL_WEIGHT * mel + F0_WEIGHT * f0_loss
+        total = spectral + own + ADVERSARIAL_WEIGHT * adversarial + MATCHING_WEIGHT * matching
+        return {"total": total, **{name: value.detach() for name, value in parts.items()}}
 
-    train({"hift": vocoder}, losses, loop, folder, seed)
+    train({"hift": vocoder, "discriminator": discriminator}, losses, loop, folder, seed)
     return vocoder
