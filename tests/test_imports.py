@@ -25,7 +25,14 @@ RANKS = (
         "vocalnet.published",
     },
     {"vocalnet.audio", "vocalnet.masks"},
-    {"vocalnet.encoder", "vocalnet.adaptor", "vocalnet.llm", "vocalnet.decoder", "vocalnet.vocoder"},
+    {
+        "vocalnet.encoder",
+        "vocalnet.adaptor",
+        "vocalnet.llm",
+        "vocalnet.experts",
+        "vocalnet.decoder",
+        "vocalnet.vocoder",
+    },
     {"vocalnet.model", "vocalnet.checkpoint", "vocalnet.released"},
     {"vocalnet.session", "vocalnet.metrics", "vocalnet.run_reader", "vocalnet.runs"},
     {
@@ -36,10 +43,11 @@ RANKS = (
         "vocalnet.grids",
         "vocalnet.lab",
         "vocalnet.report",
+        "vocalnet.data",
         "vocalnet.training",
         "vocalnet.nano",
     },
-    {"vocalnet.__main__"},
+    {"vocalnet.__main__", "vocalnet.commands"},
     {"train", "demo"},
     {"app", "tests", "notebooks"},
 )

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import json
 import shutil
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, fields
@@ -16,33 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-import typer.core
+
+from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
 
 if TYPE_CHECKING:
     from vocalnet.decoder.options import DecodeOptions
     from vocalnet.events import Result
 
-Model = Annotated[str, typer.Option(help="nano, a checkpoint folder, or a hub id.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best available by default.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; float32 on a CPU by default.")]
 Audio = Annotated[Path, typer.Option(help="The spoken question: wav, flac, mp3 or ogg, up to 300 s.")]
-Out = Annotated[Path, typer.Option(help="The file to write; it appears whole or not at all.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object as the last line of stdout.")]
-
-
-class OneSentence(typer.core.TyperGroup):
-    """Commands whose bad input ends with exit code 2 and one sentence on stderr, without a trace."""
-
-    def invoke(self, ctx: Any) -> Any:
-        """Runs a command."""
-        try:
-            return super().invoke(ctx)
-        except typer.TyperException as error:
-            sentence = error.format_message()
-        except ValueError as error:
-            sentence = str(error)
-        _tell(" ".join(sentence.split()))
-        raise typer.Exit(2)
 
 
 app = typer.Typer(
@@ -111,7 +93,7 @@ def s2t(generation: Generation, audio: Audio, as_json: AsJson = False) -> None:
     _check_question(audio)
     options = generation.options()
     result = generation.load().respond(audio=audio, speech=False, options=options)
-    _report({"text": result.text, "timings": result.timings, "warnings": result.warnings}, as_json)
+    show({"text": result.text, "timings": result.timings, "warnings": result.warnings}, as_json)
 
 
 @app.command()
@@ -121,7 +103,7 @@ def s2s(generation: Generation, audio: Audio, out: Out, as_json: AsJson = False)
     _check_question(audio, out)
     options = generation.options()
     result = generation.load().respond(audio=audio, options=options)
-    _report(_save_speech(result, out), as_json)
+    show(_save_speech(result, out), as_json)
 
 
 @app.command()
@@ -148,9 +130,9 @@ def stream(
             chunks.append({"t_s": event.t_s, "audio_s": len(event.samples) / event.sample_rate_hz})
         elif isinstance(event, Finished):
             result = event.result
-    _tell("")
+    tell("")
     first_audio_s = chunks[0]["t_s"] if chunks else None
-    _report({**_save_speech(result, out), "first_audio_s": first_audio_s, "chunks": chunks}, as_json)
+    show({**_save_speech(result, out), "first_audio_s": first_audio_s, "chunks": chunks}, as_json)
 
 
 @app.command("eval")
@@ -195,7 +177,7 @@ def evaluate(
         files.write_json(out, report)
         text = f"{report['right']} of {report['n']} right; details in {out}"
     del report["cells"]  # long: read in the file, not on a terminal
-    _report(report, as_json, text=text)
+    show(report, as_json, text=text)
 
 
 @app.command()
@@ -255,7 +237,7 @@ def bench(
     config = VocalNetConfig.from_file(NANO / "config.json") if preset == "nano" else PRESETS[preset]
     report = {"preset": preset, **run(config, what, options, tokenizer)}
     files.write_json(out, report)
-    _report(report, as_json, text=f"{len(report['cells'])} cells; details in {out}")
+    show(report, as_json, text=f"{len(report['cells'])} cells; details in {out}")
 
 
 @app.command("report")
@@ -292,7 +274,7 @@ def make_report(
     own = {name: table for name, table in tables.items() if not name.startswith("published-")}
     shown = "\n\n".join(f"## {name}\n\n{table}" for name, table in own.items())
     done = ", ".join([*drawn, *([str(readme)] if readme else [])])
-    _report({"tables": own, "figures": drawn}, as_json, text=done or shown)
+    show({"tables": own, "figures": drawn}, as_json, text=done or shown)
 
 
 @app.command()
@@ -303,7 +285,7 @@ def info(model: Model = "nano", as_json: AsJson = False) -> None:
     from vocalnet.checkpoint import describe
 
     described = describe(model)
-    _report(described, as_json, text=yaml.safe_dump(described, sort_keys=False).strip())
+    show(described, as_json, text=yaml.safe_dump(described, sort_keys=False).strip())
 
 
 @app.command()
@@ -346,7 +328,7 @@ def _outside(model: Any, has_p835: bool) -> dict[str, Any]:
 
     has_flite = shutil.which("flite") is not None
     if not has_flite:
-        _tell("Without the program flite there is no source voice to compare with.")
+        tell("Without the program flite there is no source voice to compare with.")
     return {
         "source_voice": source_voice if has_flite else None,
         "resynthesise": model.resynthesise if getattr(model, "speech_tokenizer", None) else None,
@@ -425,17 +407,6 @@ def _save_speech(result: Result, out: Path) -> dict[str, Any]:
     accepted = result.acceptance
     summary = asdict(accepted) | {"tokens_per_step": accepted.tokens_per_step}
     return asdict(result) | {"audio": str(out), "acceptance": summary}
-
-
-def _report(record: dict[str, Any], as_json: bool, text: str | None = None) -> None:
-    """Prints a record as JSON, or `text` (by default the record's own)."""
-    for warning in record.get("warnings", ()):
-        _tell(f"Warning: {warning}")
-    typer.echo(json.dumps(record, ensure_ascii=False) if as_json else text or record["text"])
-
-
-def _tell(message: str) -> None:
-    typer.echo(message, err=True)
 
 
 def main() -> None:
