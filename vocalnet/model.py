@@ -19,11 +19,11 @@ from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from vocalnet.adaptor import Adaptor
 from vocalnet.audio import SAMPLE_RATE_HZ, windows
-from vocalnet.config import VocalNetConfig, from_dict
+from vocalnet.config import EncoderConfig, VocalNetConfig, from_dict
 from vocalnet.decoder.kernels import use_kernel
 from vocalnet.decoder.policies import POLICIES
 from vocalnet.decoder.talker import Talker
-from vocalnet.encoder import CONV_STRIDE, SpeechEncoder
+from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
 from vocalnet.events import Event, Result
 from vocalnet.llm import backbone, build_llm, embed_prompt, embeddings, end_ids, text_end_embedding
 from vocalnet.tokens import family
@@ -63,6 +63,21 @@ def check_decoder(where: str, names: Sequence[str], name: str) -> None:
     """Raises ValueError unless a checkpoint has a decoder of that name; the message lists those that it has."""
     if name not in names:
         raise ValueError(f"{where} has no decoder {name!r}. Available: {', '.join(names) or 'none (it only writes)'}.")
+
+
+def encoder_inputs(samples: np.ndarray, config: EncoderConfig) -> list[tuple[Tensor, int]]:
+    """Returns the log-mel (n_mels, T_a) of every window of 16 kHz samples (n,), and how many encoder states count."""
+    max_frames = round(config.window_s * MEL_RATE_HZ)
+    inputs = []
+    for piece in windows(samples, config.window_s):
+        n_frames = len(piece) * MEL_RATE_HZ // SAMPLE_RATE_HZ
+        if config.pad_to_window:
+            n_window = config.window_s * SAMPLE_RATE_HZ
+            n_frames = min(max_frames, round(len(piece) / n_window * max_frames + 0.5))  # published
+            piece = np.pad(piece, (0, round(config.window_s * SAMPLE_RATE_HZ) - len(piece)))
+        mel = whisper_mel(torch.from_numpy(piece), config.n_mels).reshape(config.n_mels, -1)[:, :max_frames]
+        inputs.append((mel, max(1, (n_frames + 1) // CONV_STRIDE)))
+    return inputs
 
 
 class VocalNetHubConfig(PretrainedConfig):
@@ -167,17 +182,10 @@ class VocalNet(PreTrainedModel):
 
     def features(self, samples: np.ndarray) -> Tensor:
         """Returns encoder states (T_e, D_e) of 16 kHz mono samples (n,); long audio goes through in windows."""
-        encoder, config = self.encoder, self.parts.encoder
         rows = []
-        for piece in windows(samples, config.window_s):
-            n_frames = len(piece) * 100 // SAMPLE_RATE_HZ
-            if config.pad_to_window:
-                n_window = config.window_s * SAMPLE_RATE_HZ
-                n_frames = min(encoder.max_frames, round(len(piece) / n_window * encoder.max_frames + 0.5))  # published
-                piece = np.pad(piece, (0, round(config.window_s * SAMPLE_RATE_HZ) - len(piece)))
-            mel = whisper_mel(torch.from_numpy(piece), config.n_mels)[..., : encoder.max_frames]  # (1, n_mels, T_a)
-            states = encoder(mel.to(self.device, self.dtype))[0]  # (T_e, D_e)
-            rows.append(states[: max(1, (n_frames + 1) // CONV_STRIDE)])
+        for mel, n_states in encoder_inputs(samples, self.parts.encoder):
+            states = self.encoder(mel.to(self.device, self.dtype)[None])[0]  # (T_e, D_e)
+            rows.append(states[:n_states])
         return torch.cat(rows)
 
     def adapt(self, features: Tensor) -> Tensor:
@@ -193,12 +201,12 @@ class VocalNet(PreTrainedModel):
         tokens = self.speech_tokenizer.tokenize(whisper_mel(wave, self.speech_tokenizer.config.n_mels))
         return self.vocoder.vocode(self.vocoder.flow(tokens))[0][0].numpy(), self.sample_rate_hz
 
-    def answer_states(
+    def produced_states(
         self,
         features: Sequence[Tensor | None],
         prompts: Sequence[Sequence[Sequence[int]]],
         answers: Sequence[Sequence[int]],
-    ) -> tuple[list[Tensor], Tensor]:
+    ) -> list[Tensor]:
         """Runs the LLM over whole prompts with their answers (teacher forcing).
 
         Args:
@@ -207,11 +215,10 @@ class VocalNet(PreTrainedModel):
             answers: token ids of each answer, without its end token.
 
         Returns:
-            The states that produced each answer token and its end token, (L + 1, D) per sample; and the mean cross
-            entropy of these tokens.
+            The states that produced each answer token and its end token, (L + 1, D) per sample. Positions and mask are
+            each sample's own: what it gets does not depend on its batch mates.
         """
         embed = self.llm.get_input_embeddings()
-        end = end_ids(self.tokenizer, self.family)[0]
         rows, spans = [], []
         for states, pieces, answer in zip(features, prompts, answers, strict=True):
             audio = [] if states is None else [self.adapt(states)]
@@ -223,9 +230,23 @@ class VocalNet(PreTrainedModel):
         inputs = pad_sequence(rows, batch_first=True)  # (B, L, D)
         mask = torch.arange(inputs.shape[1], device=self.device) < lengths[:, None]
         states = backbone(self.llm)(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state  # (B, L, D)
-        produced = [states[i, start:stop] for i, (start, stop) in enumerate(spans)]
-        logits = self.llm.get_output_embeddings()(torch.cat(produced))
+        return [states[i, start:stop] for i, (start, stop) in enumerate(spans)]
+
+    def answer_logits(self, produced: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """Returns logits (n, V_t) of all answers' tokens, end tokens included, and what they should be, (n,)."""
+        end = end_ids(self.tokenizer, self.family)[0]
         targets = torch.tensor([token for answer in answers for token in (*answer, end)], device=self.device)
+        return self.llm.get_output_embeddings()(torch.cat(list(produced))), targets
+
+    def answer_states(
+        self,
+        features: Sequence[Tensor | None],
+        prompts: Sequence[Sequence[Sequence[int]]],
+        answers: Sequence[Sequence[int]],
+    ) -> tuple[list[Tensor], Tensor]:
+        """Returns `produced_states` and the mean cross entropy of the answers' tokens, end tokens included."""
+        produced = self.produced_states(features, prompts, answers)
+        logits, targets = self.answer_logits(produced, answers)
         return produced, functional.cross_entropy(logits.float(), targets)
 
     def talker_inputs(self, produced: Sequence[Tensor]) -> list[Tensor]:

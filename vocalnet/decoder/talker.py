@@ -6,7 +6,7 @@ D and D_s LLM and talker width, M MTP modules, V_s speech vocabulary. Group head
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -172,16 +172,32 @@ class Talker(nn.Module):
         batch = collate(self, hidden, speech_tokens, BatchRules(mask, positions, mask_rule, inputs))
         labels = self.head.targets(batch.tokens, batch.ends, self.config.eos_id)  # (1 + M, B, S + 1)
         losses, accuracies = [], []
-        for k, state in enumerate(self._states(batch)):
-            is_target = labels[k] != IGNORE  # (B, S + 1)
-            target = labels[k][is_target]  # (n,)
-            logits = self.head.project(k, state[is_target]).float()  # (n, V_s), only rows with a target
+        for logits, target in self._labelled(batch, labels):
             n_targets = max(len(target), 1)
             losses.append(F.cross_entropy(logits, target, reduction="sum") / n_targets)
             accuracies.append((logits.detach().argmax(-1) == target).sum() / n_targets)
         heads = torch.stack(losses)
         weights = heads.new_tensor(self.head.weights(self.config.loss_decay))
         return Loss((heads * weights).sum(), heads.detach(), labels, batch.visible, torch.stack(accuracies))
+
+    def labelled_logits(
+        self,
+        hidden: Sequence[Tensor],
+        speech_tokens: Sequence[Tensor],
+        mask: str | Sequence[str] = "full",
+        inputs: Sequence[Tensor] | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields head after head the logits (n, V_s) of the rows that have a target, and these targets (n,).
+
+        For a loss that is weighted over more than one batch. Arguments as for `loss`.
+        """
+        batch = collate(self, hidden, speech_tokens, BatchRules(mask, inputs=inputs))
+        yield from self._labelled(batch, self.head.targets(batch.tokens, batch.ends, self.config.eos_id))
+
+    def _labelled(self, batch: Batch, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:
+        for k, state in enumerate(self._states(batch)):
+            is_target = labels[k] != IGNORE  # (B, S + 1)
+            yield self.head.project(k, state[is_target]).float(), labels[k][is_target]
 
     def logits(
         self,
