@@ -13,6 +13,7 @@ import torch
 from tests.conftest import tiny_config
 from vocalnet import DecodeOptions, load
 from vocalnet.audio import write_wav
+from vocalnet.experts import experts, without_experts
 from vocalnet.model import VocalNet
 from vocalnet.training.stage_align import train_alignment
 from vocalnet.training.stage_talker import train_talker
@@ -45,6 +46,11 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for split in ("train", "dev"):
         (folder / f"{split}.json").write_text(json.dumps(entries))
     return folder
+
+
+def _key(path: str) -> str:
+    """The name of the text weight beside an expert."""
+    return f"{path.replace('/', '.')}.weight"
 
 
 def _losses(folder: Path) -> list[float]:
@@ -90,6 +96,26 @@ def test_an_llm_goes_through_both_stages_and_answers(model_type, data, question,
     assert spoken.text == written.text
     assert len(spoken.speech_tokens) == 12
     assert np.isfinite(spoken.audio).all()
+
+
+@pytest.mark.parametrize("model_type", LLMS)
+def test_stage_1_by_experts_leaves_the_llms_text_weights_alone(model_type, data, question, tmp_path):
+    model = _model(model_type)
+    before = {name: value.clone() for name, value in model.llm.state_dict().items()}
+    options = {"batch_size": 2, "n_dev": 2, "eval_every": 2, "loop": LOOP, "bf16": False}
+    train_alignment(
+        model, data, tmp_path, {**options, "method": "experts", "transcribe": 0.5, "recognise": 0.5}, seed=1
+    )
+    assert model.parts.experts
+    for name, value in without_experts(model.llm.state_dict()).items():
+        assert torch.equal(value, before[name]), name
+    moved = [part for path, part in experts(model.llm).items() if not torch.equal(part.weight, before[_key(path)])]
+    assert moved
+    assert all(np.isfinite(_losses(tmp_path)))
+    model.save_pretrained(tmp_path / "checkpoint")
+    assert load(tmp_path / "checkpoint").respond(audio=question, speech=False).text is not None
+    with pytest.raises(ValueError, match=r"no method 'expert' for this stage\. Available: lora, experts"):
+        train_alignment(model, data, tmp_path, {**options, "method": "expert"}, seed=1)
 
 
 @pytest.mark.parametrize("model_type", LLMS)

@@ -15,6 +15,7 @@ from transformers import AutoConfig, AutoTokenizer
 
 from vocalnet.checkpoint import load_component
 from vocalnet.config import VocalNetConfig, from_dict
+from vocalnet.experts import experts
 from vocalnet.files import write_json
 from vocalnet.model import VocalNet
 from vocalnet.provenance import provenance
@@ -69,6 +70,9 @@ def assemble(recipe: Recipe, **files: str) -> VocalNet:
     llm_config = AutoConfig.for_model(recipe.model.llm["model_type"])  # else the tokenizer would ask config.json for it
     model = VocalNet(recipe.model, AutoTokenizer.from_pretrained(recipe.checkpoint, config=llm_config))
     modules = {"encoder": model.encoder.whisper, "llm": model.llm, "adaptor": model.adaptor, "talker": model.talker}
+    if recipe.model.experts and files.get("llm") == "llm":  # as stage 1 left it
+        modules["experts"] = experts(model.llm)
+        files["experts"] = "experts"
     for component, name in files.items():
         load_component(recipe.checkpoint, name, modules[component])
     return model

@@ -45,7 +45,8 @@ def head_config(recipe: Recipe, head: str) -> TalkerConfig:
 
 def common_speeches(recipe: Recipe) -> list[Speeches]:
     """Returns the answers that every decoder learns from, and those of the dev split."""
-    files = [recipe.checkpoint / f"{name}.safetensors" for name in FROZEN]
+    frozen = (*FROZEN, "experts") if recipe.model.experts else FROZEN
+    files = [recipe.checkpoint / f"{name}.safetensors" for name in frozen]
     files += [recipe.data / "train.json", recipe.data / "dev.json"]
     settings = {name: recipe.config[name] for name in ("per_answer", "n_dev", "typed")} | {"seed": recipe.seed}
     key = cache_key(files, settings)

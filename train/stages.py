@@ -13,6 +13,7 @@ from transformers import AutoTokenizer
 from train.common import Recipe, assemble
 from train.heads import train_head
 from vocalnet.checkpoint import load_component, save_component
+from vocalnet.experts import experts
 from vocalnet.files import write_json
 from vocalnet.training.answers import Answers
 from vocalnet.training.corpus import build_corpus, build_drills
@@ -88,11 +89,15 @@ def pace(recipe: Recipe) -> None:
 
 
 def align(recipe: Recipe) -> None:
-    """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge."""
+    """Stage 1: adaptor + LoRA on frozen encoder and LLM, then the merge; or adaptor + speech experts."""
     model = assemble(recipe, encoder="encoder", llm="text_llm", adaptor="paced_adaptor")
+    if (recipe.config.get("method") == "experts") != recipe.model.experts:
+        raise ValueError("The method experts of the stage align goes with `experts: true` of the model: change one.")
     train_alignment(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "adaptor", model.adaptor)
     save_component(recipe.checkpoint, "llm", model.llm)
+    if recipe.model.experts:
+        save_component(recipe.checkpoint, "experts", experts(model.llm))
 
 
 def speak(recipe: Recipe) -> None:

@@ -4,6 +4,7 @@ Ours hold one safetensors file per component beside config.json and the tokenize
 
 config.json                       VocalNetConfig
 encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors
+experts.safetensors               of the LLM's speech positions (optional)
 heads/NAME.safetensors            further decoders (optional): a whole talker each, for the same LLM and vocoder
 heads/NAME.json                   what NAME changes in config.json's talker
 tokenizer.json, ...               of the LLM
@@ -32,6 +33,7 @@ from vocalnet.decoder.kernels import check_kernel, check_saveable
 from vocalnet.decoder.keys import check_keys
 from vocalnet.decoder.load import released_config
 from vocalnet.decoder.talker import Talker
+from vocalnet.experts import experts, without_experts
 from vocalnet.files import atomic_path, write_json
 from vocalnet.model import Shelf, VocalNet, Vocoder, check_decoder
 from vocalnet.vocoder.hift import Hift
@@ -56,6 +58,7 @@ def components(model: VocalNet) -> Iterator[tuple[str, nn.Module]]:
         "encoder": model.encoder.whisper,
         "adaptor": model.adaptor,
         "llm": model.llm,
+        "experts": experts(model.llm) or None,
         "talker": model.talker,
         "flow": None if vocoder is None else vocoder.flow_model,
         "hift": None if vocoder is None else vocoder.hift,
@@ -68,7 +71,7 @@ def save_component(folder: Path, name: str, module: nn.Module, dtype: torch.dtyp
     """Writes one component's weights as `NAME.safetensors`, floats in `dtype`; the file appears whole or not at all."""
     weights: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
-    for key, value in module.state_dict().items():
+    for key, value in without_experts(module.state_dict()).items():  # experts are a component of their own
         if value.data_ptr() in seen:  # tied to an earlier key; `load_component` ties it again
             continue
         seen.add(value.data_ptr())
@@ -92,7 +95,8 @@ def load_component(folder: Path, name: str, module: nn.Module) -> None:
         load_weights(module, weights, str(path))
         return
     tied = set(getattr(module, "_tied_weights_keys", None) or ())
-    check_keys([key for key in module.state_dict() if key in weights or key not in tied], weights, str(path))
+    expected = without_experts(module.state_dict())
+    check_keys([key for key in expected if key in weights or key not in tied], weights, str(path))
     module.load_state_dict(weights, strict=False)
 
 

@@ -187,6 +187,7 @@ class VocalNetConfig:
     llm: dict[str, Any] = field(
         default_factory=dict
     )  # a transformers config as a dict; "model_type" picks the architecture
+    experts: bool = False  # the LLM's speech positions have attention and FFN weights of their own (experts.py)
     talker: TalkerConfig | None = field(default_factory=TalkerConfig)  # None: a speech-to-text checkpoint
     decoder: str | None = None  # what the talker is called beside a checkpoint's further decoders; None: as its head
     flow: FlowConfig | None = field(default_factory=FlowConfig)

@@ -94,3 +94,11 @@ def embed_prompt(llm: PreTrainedModel, pieces: Sequence[Sequence[int]], audio: S
     for sound, piece in zip(audio, pieces[1:], strict=True):
         rows += [sound.to(table.dtype), embedded(piece)]
     return torch.cat(rows)[None]  # (1, L, D)
+
+
+def speech_mask(pieces: Sequence[Sequence[int]], audio: Sequence[Tensor]) -> Tensor:
+    """Returns which rows of `embed_prompt` are audio embeddings, booleans (L,) on the CPU."""
+    rows = [torch.zeros(len(pieces[0]), dtype=torch.bool)]
+    for sound, piece in zip(audio, pieces[1:], strict=True):
+        rows += [torch.ones(len(sound), dtype=torch.bool), torch.zeros(len(piece), dtype=torch.bool)]
+    return torch.cat(rows)

@@ -25,7 +25,8 @@ from vocalnet.decoder.policies import POLICIES
 from vocalnet.decoder.talker import Talker
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
 from vocalnet.events import Event, Result
-from vocalnet.llm import backbone, build_llm, embed_prompt, embeddings, end_ids, text_end_embedding
+from vocalnet.experts import add_experts, speech_positions
+from vocalnet.llm import backbone, build_llm, embed_prompt, embeddings, end_ids, speech_mask, text_end_embedding
 from vocalnet.tokens import family
 from vocalnet.vocoder.frontend import resample, whisper_mel
 from vocalnet.vocoder.official import OfficialVocoder
@@ -110,6 +111,8 @@ class VocalNet(PreTrainedModel):
         self.family = family(parts.family)
         self.encoder = SpeechEncoder(parts.encoder)
         self.llm = build_llm(parts.llm)
+        if parts.experts:
+            add_experts(self.llm)
         llm_dim = embeddings(self.llm).shape[1]
         self.adaptor = Adaptor(parts.encoder.dim, parts.adaptor.hidden_dim, llm_dim, parts.adaptor.rate)
         self.talker = None if parts.talker is None else Talker(parts.talker)
@@ -219,17 +222,22 @@ class VocalNet(PreTrainedModel):
             each sample's own: what it gets does not depend on its batch mates.
         """
         embed = self.llm.get_input_embeddings()
-        rows, spans = [], []
+        rows, spans, heard = [], [], []
         for states, pieces, answer in zip(features, prompts, answers, strict=True):
             audio = [] if states is None else [self.adapt(states)]
             prompt = embed_prompt(self.llm, pieces, audio)[0]  # (L_p, D)
             row = torch.cat([prompt, embed(torch.tensor(answer, dtype=torch.long, device=self.device))])
             spans.append((len(prompt) - 1, len(row)))
+            heard.append(speech_mask(pieces, audio))
             rows.append(row)
         lengths = torch.tensor([len(row) for row in rows], device=self.device)
         inputs = pad_sequence(rows, batch_first=True)  # (B, L, D)
         mask = torch.arange(inputs.shape[1], device=self.device) < lengths[:, None]
-        states = backbone(self.llm)(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state  # (B, L, D)
+        is_speech = torch.zeros_like(mask)
+        for i, marks in enumerate(heard):
+            is_speech[i, : len(marks)] = marks
+        with speech_positions(is_speech):
+            states = backbone(self.llm)(inputs_embeds=inputs, attention_mask=mask.long()).last_hidden_state  # (B, L, D)
         return [states[i, start:stop] for i, (start, stop) in enumerate(spans)]
 
     def answer_logits(self, produced: Sequence[Tensor], answers: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:

@@ -27,7 +27,17 @@ from vocalnet.audio import load_audio
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.session import Spoken, TalkerSession
 from vocalnet.events import AudioChunk, Candidates, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
-from vocalnet.llm import Message, backbone, embed_prompt, end_ids, prompt_pieces, text_end_embedding, user_content
+from vocalnet.experts import speech_positions
+from vocalnet.llm import (
+    Message,
+    backbone,
+    embed_prompt,
+    end_ids,
+    prompt_pieces,
+    speech_mask,
+    text_end_embedding,
+    user_content,
+)
 from vocalnet.model import VocalNet
 from vocalnet.tokens import RELEASED_FILLER
 
@@ -225,14 +235,16 @@ class Session:
         stops = end_ids(tokenizer, model.family)
         cache, ids, shown = DynamicCache(), list[int](), ""
         inputs = run.timed("llm", lambda: embed_prompt(model.llm, pieces, audio))  # (1, L, D)
+        is_speech: Tensor | None = speech_mask(pieces, audio)[None].to(model.device)  # of the prompt; then text only
 
-        def step(embeddings: Tensor) -> tuple[int, Tensor]:
-            out = backbone(model.llm)(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+        def step(embeddings: Tensor, is_speech: Tensor | None) -> tuple[int, Tensor]:
+            with speech_positions(is_speech):
+                out = backbone(model.llm)(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
             state = out.last_hidden_state[:, -1]  # (1, D)
             return int(model.llm.get_output_embeddings()(state).argmax()), state
 
         for _ in range(model.parts.max_text_tokens):
-            token, state = run.timed("llm", partial(step, inputs))
+            token, state = run.timed("llm", partial(step, inputs, is_speech))
             if token in stops:
                 yield "", state, True
                 return
@@ -242,6 +254,7 @@ class Session:
             shown += delta
             yield delta, state, False
             inputs = model.llm.get_input_embeddings()(torch.tensor([[token]], device=model.device))
+            is_speech = None
         run.warnings.append(f"The answer was cut after {model.parts.max_text_tokens} text tokens.")
 
 

@@ -1,5 +1,7 @@
 """Stage 1 (multi-modal alignment): adaptor and LoRA learn to answer speech as the LLM answers text; then the merge.
 
+Instead of LoRA the LLM may get speech experts (`method: experts`), which leave its text weights alone.
+
 Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
 embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
 """
@@ -18,9 +20,12 @@ from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
 from vocalnet.training.augment import augment
 from vocalnet.training.data import clip_lengths, has_transcript, read_clip, read_list
+from vocalnet.training.experts import prepare_experts
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.stage_pace import TokenReader, encode_clips
 from vocalnet.training.stage_text import TRANSCRIBE
+
+METHODS = ("lora", "experts")
 
 
 def _with_lora(llm: PreTrainedModel, rank: int, alpha: int, dropout: float) -> PeftModel:
@@ -29,13 +34,33 @@ def _with_lora(llm: PreTrainedModel, rank: int, alpha: int, dropout: float) -> P
     return get_peft_model(llm, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers))
 
 
+def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
+    """Freezes all but what a method trains; returns what is to be merged afterwards, if anything.
+
+    Raises:
+        ValueError: there is no such method.
+    """
+    method = options.get("method", "lora")
+    if method not in METHODS:
+        raise ValueError(f"There is no method {method!r} for this stage. Available: {', '.join(METHODS)}")
+    if method == "experts":
+        prepare_experts(model)
+        return None
+    model.requires_grad_(False)
+    model.adaptor.requires_grad_(True)
+    return _with_lora(model.llm, **options["lora"])
+
+
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
-    """Trains the adaptor and LoRA weights of `model` in place and merges them into its LLM.
+    """Trains in place the adaptor of `model`, with LoRA weights, merged into its LLM afterwards, or speech experts.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "bf16", "lora" (rank, alpha, dropout), "transcribe": share of the
-            clips that are to be written down instead of answered, "recognise": weight of the adaptor's losses of
-            stage_pace; both align faster than answers alone.
+        options: "loop" (LoopConfig), "batch_size", "bf16", "method": "lora" (the default, with "lora": rank, alpha,
+            dropout) or "experts", "transcribe": share of the clips that are to be written down instead of answered,
+            "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone.
+
+    Raises:
+        ValueError: there is no such method, or the LLM cannot have experts.
     """
     entries = read_list(data, "train")
     paths = [data / e["speech"] for e in entries]
@@ -46,9 +71,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         task: prompt_pieces(tokenizer, model.family, [Message("user", user_content(task))]) for task in ("", TRANSCRIBE)
     }
     torch.manual_seed(seed)
-    model.requires_grad_(False)
-    model.adaptor.requires_grad_(True)
-    lora = _with_lora(model.llm, **options["lora"])
+    lora = _prepare(model, options)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     reader = TokenReader(model)
 
@@ -82,5 +105,6 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
 
     modules = {"adaptor": model.adaptor, "llm": model.llm}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
-    lora.merge_and_unload()  # in place: it wraps model.llm
+    if lora is not None:
+        lora.merge_and_unload()  # in place: it wraps model.llm
     model.requires_grad_(False)
