@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from vocalnet.commands import data
 from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
+app.add_typer(data.app, name="data")
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,57 @@
+"""vocalnet data: checks, tokenises, converts, counts and packs training pairs in the published format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from vocalnet.commands.console import AsJson, OneSentence, show
+
+app = typer.Typer(
+    cls=OneSentence,
+    help="Training pairs in the published format: check, tokenise, convert, count, pack.",
+    no_args_is_help=True,
+    rich_markup_mode=None,
+)
+
+List = Annotated[Path, typer.Argument(help="A list of pairs, .json or .jsonl.")]
+Root = Annotated[Path | None, typer.Option(help="What the list's file names are relative to; its folder by default.")]
+Answers = Annotated[
+    Path | None,
+    typer.Option(help="Recordings of the answers, called as their units (default: answers/ beside)."),
+]
+Workers = Annotated[int | None, typer.Option(help="Processes; one a core by default.", min=1)]
+
+
+@app.command()
+def validate(
+    path: List,
+    root: Root = None,
+    n_units: Annotated[int, typer.Option(help="Vocabulary of the speech tokens; nano has 875.", min=1)] = 6561,
+    rate_hz: Annotated[int, typer.Option(help="Sample rate that every recording must have.")] = 16_000,
+    min_s: Annotated[float, typer.Option(help="Shortest question.")] = 0.1,
+    max_s: Annotated[float, typer.Option(help="Longest question; Whisper hears 30 s at a time.")] = 30.0,
+    needs_units: Annotated[bool, typer.Option("--units/--no-units", help="--no-units: a list for stage 1.")] = True,
+    answers: Answers = None,
+    workers: Workers = None,
+    report: Annotated[Path | None, typer.Option(help="Also write the report to this JSON file.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Names file and entry of every defect of a list; exit code 2 if there is any."""
+    from vocalnet import files
+    from vocalnet.data.validate import Limits, as_text
+    from vocalnet.data.validate import validate as check
+
+    if report is not None:
+        files.check_writable(report)
+    limits = Limits(n_units, rate_hz, min_s, max_s, needs_units=needs_units)
+    found = check(path, root, limits, answers, workers)
+    if report is not None:
+        files.write_json(report, found)
+    show(found, as_json, text=as_text(found))
+    if found["n_defects"]:
+        n = found["n_defects"]
+        where = f"{found['n_bad_entries']} of {found['n_entries']} entries"
+        raise ValueError(f"{path} has {n} {'defect' if n == 1 else 'defects'} in {where}.")
