@@ -74,17 +74,6 @@ def wire(
         held = {start: gr.update(interactive=False), stop: gr.update(interactive=True)}
         return {**held, status: busy(WAITING), n_stops: stops[request.session_hash]}
 
-    def draw(n_stops: int, request: gr.Request, *values: Any) -> Views:
-        try:
-            with closing(run(request.session_hash, *values)) as views:
-                for view in views:
-                    if stops[request.session_hash] != n_stops:
-                        yield {status: render.status(STOPPED)}
-                        return
-                    yield view
-        except Exception as error:
-            yield {status: render.status(explain(error), "problem")}
-
     def rest(*clips: str | None) -> dict[Any, Any]:
         return {start: gr.update(interactive=None not in clips), stop: gr.update(interactive=False)}
 
@@ -102,13 +91,30 @@ def wire(
     begun = start.click(
         begin, gate, [*buttons, status, n_stops], validator=check if gate else None, concurrency_limit=None, **QUIET
     )
-    done = begun.success(draw, [n_stops, *inputs], [status, *outputs], **MODEL, **QUIET)
+    done = begun.success(_stoppable(run, status, stops), [n_stops, *inputs], [status, *outputs], **MODEL, **QUIET)
     for event in (begun, done):
         event.failure(lambda: render.status(BUSY, "problem"), None, status, **AT_ONCE)  # what else fails is drawn
     done.then(rest, gate, buttons, **AT_ONCE)
     stop.click(halt, None, stop, **AT_ONCE)
     if clip is not None:
         clip.change(change, clip, [*buttons, status], **AT_ONCE)
+
+
+def _stoppable(run: Callable[..., Views], status: gr.HTML, stops: Counter[str | None]) -> Callable[..., Views]:
+    """Returns what draws a job until its visitor's count of `stops` has changed, and then or on failure says so."""
+
+    def draw(n_stops: int, request: gr.Request, *values: Any) -> Views:
+        try:
+            with closing(run(request.session_hash, *values)) as views:
+                for view in views:
+                    if stops[request.session_hash] != n_stops:
+                        yield {status: render.status(STOPPED)}
+                        return
+                    yield view
+        except Exception as error:
+            yield {status: render.status(explain(error), "problem")}
+
+    return draw
 
 
 def endpoint(

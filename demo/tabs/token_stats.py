@@ -6,7 +6,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -30,7 +30,43 @@ CAPTION = (
     "distribution, the more speech tokens would do, and the less a proposed token need be the main head's own."
 )
 TOKEN_COLUMNS = ("token", "head", "entropy", "max_prob", "logprob")
+FILES = {
+    "tokens.csv": "Tokens (CSV)",
+    "tokens.json": "All (JSON)",
+    "histograms.png": "Histograms (PNG)",
+    "run.zip": "Run file (ZIP)",
+}
 HEADINGS = ("Head", "Proposed", "Kept", "Max. probability", "median", "Entropy (nats)", "median", "Log-probability")
+
+
+@dataclass(frozen=True)
+class Results:
+    """The components that show a run."""
+
+    status: gr.HTML
+    facts: gr.HTML
+    strip: gr.HTML
+    figures: dict[str, gr.Plot]
+    heads: gr.HTML
+    downloads: dict[str, gr.DownloadButton]
+
+    def components(self) -> list[Any]:
+        """Returns all of them."""
+        return [*(self.status, self.facts, self.strip, self.heads), *self.figures.values(), *self.downloads.values()]
+
+    def show(self, run: Run, folder: Path) -> dict[Any, Any]:
+        """Returns the view of a run, whose files are written into `folder`."""
+        summary = token_summary(run.result.stats)
+        drawn = {name: plots.token_histograms(summary, "", [name]) for name in self.figures}
+        paths = write_files(run, summary, folder)
+        return {
+            self.status: render.status(_said(summary), "done"),
+            self.facts: render.rows(_facts(run)),
+            self.strip: timeline_value(run),
+            self.heads: _head_table(summary),
+            **{self.figures[name]: gr.update(value=figure, visible=True) for name, figure in drawn.items()},
+            **{self.downloads[n]: gr.update(value=str(path), interactive=True) for n, path in paths.items()},
+        }
 
 
 def tab(app: App) -> Callable[[Callable[..., Any]], None]:
@@ -48,39 +84,15 @@ def tab(app: App) -> Callable[[Callable[..., Any]], None]:
             status = gr.HTML(render.status(READY))
         with gr.Column(min_width=300):
             facts = gr.HTML(render.placeholder(NOTHING))
-    strip = timeline()
-    with gr.Row(elem_classes="vn-columns"):
-        figures = {
-            name: gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure")
-            for name in plots.MEASURES
-        }
-    heads = gr.HTML()
-    with gr.Row(elem_classes="vn-downloads"):
-        downloads = {
-            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
-        }
-    shown = [status, facts, strip, *figures.values(), heads, *downloads.values()]
+    results = _results(status, facts)
 
     def pick(name: str | None, request: gr.Request) -> Views:
         run = app.visits.of(request.session_hash).runs.get(name) if name else None
         if run is None:
             yield {status: render.status(GONE, "problem") if name else gr.skip()}
             return
-        summary = token_summary(run.result.stats)
         with TemporaryDirectory() as folder:
-            paths = write_files(run, summary, Path(folder))
-            drawn = {
-                figures[m]: gr.update(value=plots.token_histograms(summary, "", [m]), visible=True) for m in figures
-            }
-            ready = {downloads[n]: gr.update(value=str(path), interactive=True) for n, path in paths.items()}
-            yield {
-                status: render.status(_said(summary), "done"),
-                facts: render.rows(_facts(run)),
-                strip: timeline_value(run),
-                heads: _head_table(summary),
-                **drawn,
-                **ready,
-            }
+            yield results.show(run, Path(folder))
 
     def drop(path: str | None, request: gr.Request) -> dict[Any, Any]:
         if path is None:
@@ -96,10 +108,26 @@ def tab(app: App) -> Callable[[Callable[..., Any]], None]:
         names = _choices(app.visits.of(request.session_hash).runs)
         return gr.update(choices=names, value=name if name in names else next(iter(names), None))
 
-    picked.change(pick, picked, shown, **QUIET)
+    picked.change(pick, picked, results.components(), **QUIET)
     dropped.change(drop, dropped, [picked, status], **AT_ONCE)
     _publish(dropped)
     return lambda event: event(refresh, picked, picked, **AT_ONCE)
+
+
+def _results(status: gr.HTML, facts: gr.HTML) -> Results:
+    """Lays out what shows a run."""
+    strip = timeline()
+    with gr.Row(elem_classes="vn-columns"):
+        figures = {
+            name: gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure")
+            for name in plots.MEASURES
+        }
+    heads = gr.HTML()
+    with gr.Row(elem_classes="vn-downloads"):
+        downloads = {
+            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
+        }
+    return Results(status, facts, strip, figures, heads, downloads)
 
 
 def _publish(run_file: gr.File) -> None:
@@ -125,14 +153,6 @@ def _publish(run_file: gr.File) -> None:
         outputs=outputs,
         has_model=False,
     )
-
-
-FILES = {
-    "tokens.csv": "Tokens (CSV)",
-    "tokens.json": "All (JSON)",
-    "histograms.png": "Histograms (PNG)",
-    "run.zip": "Run file (ZIP)",
-}
 
 
 def write_files(run: Run, summary: dict[str, Any], folder: Path) -> dict[str, Path]:
