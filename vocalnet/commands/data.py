@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from vocalnet.commands.console import AsJson, OneSentence, show
+from vocalnet.commands.console import AsJson, OneSentence, show, tell
 
 app = typer.Typer(
     cls=OneSentence,
@@ -55,3 +55,31 @@ def validate(
         n = found["n_defects"]
         where = f"{found['n_bad_entries']} of {found['n_entries']} entries"
         raise ValueError(f"{path} has {n} {'defect' if n == 1 else 'defects'} in {where}.")
+
+
+@app.command()
+def convert(
+    source: Annotated[Path, typer.Argument(help="A folder of .npy files, or a list that names them.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the plain arrays, under the same names.")] = None,
+    in_place: Annotated[bool, typer.Option("--in-place", help="Replace the files instead.")] = False,
+    root: Root = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Turns published units (pickled dicts) into plain integer arrays, without running what a pickle asks for."""
+    from vocalnet.data.convert import convert as run
+    from vocalnet.data.convert import units_files
+
+    if (out is None) != in_place:
+        raise ValueError("Say where the arrays go: either --out FOLDER or --in-place.")
+    done = run(*units_files(source, root), out, workers)
+    show(done, as_json, text=f"{done['n_converted']} converted, {done['n_plain']} plain already")
+    _refuse(done["failed"], "was not converted")
+
+
+def _refuse(failed: list[dict[str, str]], what: str) -> None:
+    """Names the files that could not be used, and ends with exit code 2 if there are any."""
+    for row in failed[1:]:
+        tell(f"{row['file']} {what}: {row['problem']}")
+    if failed:
+        raise ValueError(f"{failed[0]['file']} {what}: {failed[0]['problem']} ({len(failed)} in all)")

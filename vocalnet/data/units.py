@@ -1,13 +1,14 @@
 """Speech tokens on disk: .npy files with one integer array (n,), 25 tokens a second; never unpickled by a loader.
 
 The published lists also come with pickled dicts, {"speech_token", "speech_token_len"}. A pickle is a program, so these
-are turned into plain arrays once, by `read_pickled`, whose unpickler knows the handful of names that arrays, tensors
+are turned into plain arrays once, by `read_published`, whose unpickler knows the handful of names that arrays, tensors
 and plain containers need, and refuses every other.
 """
 
 from __future__ import annotations
 
 import io
+import math
 import pickle
 from collections import OrderedDict
 from pathlib import Path
@@ -40,12 +41,7 @@ def read_units(path: Path) -> np.ndarray:
         UnitsError: no .npy file, pickled, not integers, or not of shape (n,) with n > 0.
     """
     with _open(path) as file:
-        shape, dtype = _header(file, path)
-        _check(shape, dtype, path)
-        values = np.fromfile(file, dtype=dtype, count=shape[0])
-    if len(values) < shape[0]:
-        raise UnitsError(f"{path} is cut: {len(values)} of {shape[0]} tokens are there")
-    return values.astype(np.int64)
+        return _read(file, path)
 
 
 def count_units(path: Path) -> int:
@@ -58,13 +54,7 @@ def count_units(path: Path) -> int:
 
 def parse_units(data: bytes, name: str) -> np.ndarray:
     """Returns the speech tokens of a .npy file's content; errors as `read_units`."""
-    file = io.BytesIO(data)
-    shape, dtype = _header(file, Path(name))
-    _check(shape, dtype, Path(name))
-    values = np.frombuffer(data, dtype=dtype, offset=file.tell())
-    if len(values) < shape[0]:
-        raise UnitsError(f"{name} is cut: {len(values)} of {shape[0]} tokens are there")
-    return values[: shape[0]].astype(np.int64)
+    return _read(io.BytesIO(data), Path(name))
 
 
 def save_units(path: Path, units: np.ndarray) -> None:
@@ -74,30 +64,28 @@ def save_units(path: Path, units: np.ndarray) -> None:
         np.save(file, units.astype(np.int32), allow_pickle=False)
 
 
-def is_pickled(path: Path) -> bool:
-    """Returns whether a .npy file holds Python objects; errors as `read_units`."""
-    with _open(path) as file:
-        return bool(_header(file, path)[1].hasobject)
-
-
-def read_pickled(path: Path) -> np.ndarray:
-    """Returns the speech tokens of a published pickled file, int64 (n,), padding removed.
+def read_published(path: Path) -> np.ndarray:
+    """Returns the speech tokens of a published file, pickled or not, int64 (n,): padding and a batch of 1 removed.
 
     Raises:
-        UnitsError: it asks for anything but arrays, tensors and plain containers, or holds no tokens.
+        UnitsError: its pickle asks for anything but arrays, tensors and plain containers, or holds no tokens.
     """
     with _open(path) as file:
-        _header(file, path)
+        shape, dtype = _header(file, path)
         content = file.read(MAX_BYTES + 1)
     if len(content) > MAX_BYTES:
         raise UnitsError(f"{path} has more than {MAX_BYTES // 2**20} MiB, which no answer's tokens have")
     try:
-        value = _ArrayUnpickler(io.BytesIO(content)).load()
+        value = _ArrayUnpickler(io.BytesIO(content)).load() if dtype.hasobject else _array(content, shape, dtype)
     except UnitsError as error:
         raise UnitsError(f"{path} is not converted: {error}") from error
     except Exception as error:  # a broken pickle raises whatever its broken opcodes stumble over
-        raise UnitsError(f"{path} is not a whole pickle ({type(error).__name__}: {error})") from error
+        raise UnitsError(f"{path} cannot be read ({type(error).__name__}: {error})") from error
     return _tokens(value, path)
+
+
+def _array(content: bytes, shape: tuple[int, ...], dtype: np.dtype) -> np.ndarray:
+    return np.frombuffer(content, dtype, count=math.prod(shape)).reshape(shape)
 
 
 class _ArrayUnpickler(pickle.Unpickler):
@@ -107,11 +95,17 @@ class _ArrayUnpickler(pickle.Unpickler):
         """Returns one of the known names; tensors' storages are read with `weights_only`."""
         if (module, name) == ("collections", "OrderedDict"):
             return OrderedDict
+        if (module, name) == ("_codecs", "encode"):  # how protocol 2 writes bytes
+            return _latin1
         if (module, name) in TENSOR_NAMES:
             return _load_storage if name == "_load_from_bytes" else super().find_class(module, name)
         if (module, name) in ARRAY_NAMES:
             return super().find_class(module.replace("numpy.core", "numpy._core"), name)
         raise UnitsError(f"its pickle asks for {module}.{name}, which no array needs")
+
+
+def _latin1(text: str, _encoding: str) -> bytes:
+    return text.encode("latin-1")
 
 
 def _load_storage(data: bytes) -> Any:
@@ -123,14 +117,17 @@ def _load_storage(data: bytes) -> Any:
 
 def _tokens(value: Any, path: Path) -> np.ndarray:
     """Returns the tokens of an unpickled value: a dict as published, or the array itself."""
-    while isinstance(value, np.ndarray) and value.dtype.hasobject and value.size == 1:
-        value = value.reshape(-1)[0]
+    if isinstance(value, np.ndarray) and value.dtype.hasobject and value.ndim == 0:
+        value = value.item()
     length = None
     if isinstance(value, dict):
         if "speech_token" not in value:
             raise UnitsError(f"{path} holds a dict without speech_token; its keys are {', '.join(map(str, value))}")
         length, value = value.get("speech_token_len"), value["speech_token"]
-    units = np.asarray(value)
+    try:
+        units = np.asarray(value.tolist() if isinstance(value, np.ndarray) and value.dtype.hasobject else value)
+    except ValueError as error:
+        raise UnitsError(f"{path} holds rows of different lengths, not (n,)") from error
     units = units.reshape(-1) if units.ndim and units.size == units.shape[-1] else units  # (1, n) -> (n,)
     n = units.size if length is None else int(np.asarray(length).reshape(-1)[0])
     _check(units.shape, units.dtype, path)
@@ -144,6 +141,15 @@ def _open(path: Path) -> BinaryIO:
         return path.open("rb")
     except OSError as error:
         raise UnitsError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _read(file: BinaryIO, path: Path) -> np.ndarray:
+    shape, dtype = _header(file, path)
+    _check(shape, dtype, path)
+    values = np.frombuffer(file.read(shape[0] * dtype.itemsize), dtype.str)
+    if len(values) < shape[0]:
+        raise UnitsError(f"{path} is cut: {len(values)} of {shape[0]} tokens are there")
+    return values.astype(np.int64)
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[tuple[int, ...], np.dtype]:
