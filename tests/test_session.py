@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import vocalnet.session
-from vocalnet import AudioChunk, DecodeOptions, Finished, SpeechTokens, TextDelta, Timings
+from vocalnet import AudioChunk, DecodeOptions, Finished, SpeechTokens, TextDelta, Timings, VocoderOptions
 from vocalnet.llm import Message, backbone, embed_prompt, prompt_pieces, user_content
 
 SHORT = DecodeOptions(tokens_per_step=3, max_tokens=40, min_tokens=20)
@@ -30,6 +30,56 @@ def test_the_result_folds_the_stream(tiny_model, question, options):
     assert len(audio) == len(result.speech_tokens) * 640  # 25 tokens a second at 16 kHz
     times = [e.t_s for e in events]
     assert times == sorted(times)
+
+
+@pytest.mark.parametrize("options", [SHORT, SHORT_STREAM], ids=["full", "streaming"])
+def test_every_event_tells_the_stages_so_far_by_the_injected_clock(tiny_model, question, options):
+    ticks = itertools.count()
+    events = list(tiny_model.session(clock=lambda: float(next(ticks))).stream(audio=question, options=options))
+    told = [event.stages for event in events[:-1]]
+    assert all({"encoder", "llm", "talker", "vocoder"} <= set(stages) for stages in told)
+    for earlier, later in itertools.pairwise(told):
+        assert all(later[name] >= seconds for name, seconds in earlier.items())
+    assert told[-1] == events[-1].result.timings
+    assert all(event.t_s == int(event.t_s) for event in events)  # no other clock
+
+
+def test_chunks_and_the_vocoders_options_are_heard(tiny_model, question):
+    calls = []
+    stream = tiny_model.vocoder.token_stream
+    tiny_model.vocoder.token_stream = lambda **options: calls.append(options) or stream(**options)
+    try:
+        sound = VocoderOptions(n_steps=1, chunk=5, cfg_rate=0.0)
+        options = replace(SHORT_STREAM, text_chunk=3, speech_chunk=9)
+        events = list(tiny_model.stream(audio=question, options=options, sound=sound))
+    finally:
+        del tiny_model.vocoder.token_stream
+    assert calls == [{"n_steps": 1, "cfg_rate": 0.0, "chunk": 5, "style": "exact", "fade": None}]
+    kinds = [type(event) for event in events]
+    before = kinds[: kinds.index(SpeechTokens)]
+    assert len(events[kinds.index(SpeechTokens)].stats) == 9
+    assert before.count(TextDelta) <= 3
+    offline = [tiny_model.respond(audio=question, options=SHORT, sound=VocoderOptions(n_steps=n)).audio for n in (1, 2)]
+    assert not np.array_equal(*offline)
+    assert np.array_equal(offline[1], tiny_model.respond(audio=question, options=SHORT).audio)  # its own two steps
+
+
+def test_a_voice_reaches_the_vocoder(tiny_model, question, monkeypatch):
+    prompt = tiny_model.vocoder.voice([1, 2, 3], torch.randn(1, 6, 80), torch.randn(1, 192))
+    monkeypatch.setattr(tiny_model.vocoder.voices, "prompt", {"anna": prompt}.__getitem__)
+    for options in (SHORT, SHORT_STREAM):
+        plain = tiny_model.respond(audio=question, options=options)
+        voiced = tiny_model.respond(audio=question, options=options, voice="anna")
+        assert voiced.speech_tokens == plain.speech_tokens
+        assert voiced.audio.shape == plain.audio.shape
+        assert not np.allclose(voiced.audio, plain.audio)
+
+
+def test_min_tokens_raise_the_limit_of_an_answer(tiny_model, monkeypatch):
+    monkeypatch.setattr(vocalnet.session, "TOKENS_PER_TEXT", 0)
+    monkeypatch.setattr(vocalnet.session, "SPARE_TOKENS", 5)
+    options = DecodeOptions(tokens_per_step=3, min_tokens=33)
+    assert len(tiny_model.respond(text="Hi", options=options).stats) == 33  # not every one of them is a unit
 
 
 def test_streaming_sounds_before_the_last_tokens_come(tiny_model, question):

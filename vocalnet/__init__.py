@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from vocalnet.events import Acceptance, AudioChunk, Finished, SpeechTokens, TextDelta, Timings
     from vocalnet.model import VocalNet
     from vocalnet.session import Session
+    from vocalnet.vocoder.options import VocoderOptions
     from vocalnet.vocoder.token2wav import load_token2wav
 
 __all__ = [
@@ -32,6 +33,7 @@ __all__ = [
     "TextDelta",
     "Timings",
     "VocalNet",
+    "VocoderOptions",
     "lab",
     "load",
     "load_talker",
@@ -48,6 +50,7 @@ _HOMES = {
     "vocalnet.events": ("Acceptance", "AudioChunk", "Finished", "SpeechTokens", "TextDelta", "Timings"),
     "vocalnet.model": ("VocalNet",),
     "vocalnet.session": ("Session",),
+    "vocalnet.vocoder.options": ("VocoderOptions",),
     "vocalnet.vocoder.token2wav": ("load_token2wav",),
 }
 

@@ -1,6 +1,7 @@
 """Events of one answer, in the order in which a session produces them.
 
-Every event carries `t_s`: seconds since the call, from the session's injected clock.
+Every event carries `t_s`, seconds since the call, and `stages`, the seconds spent by stage so far (see `Timings`), from
+the session's injected clock.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ class TextDelta:
 
     text: str
     t_s: float
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,7 @@ class SpeechTokens:
     stats: list[TokenStat]
     t_s: float
     candidates: list[Candidates] = field(default_factory=list)
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +84,7 @@ class AudioChunk:
     samples: np.ndarray
     sample_rate_hz: int
     t_s: float
+    stages: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -30,8 +30,10 @@ from vocalnet.llm import backbone, build_llm, embed_prompt, embeddings, end_ids,
 from vocalnet.tokens import family
 from vocalnet.vocoder.frontend import resample, whisper_mel
 from vocalnet.vocoder.official import OfficialVocoder
+from vocalnet.vocoder.prompt import VoicePrompt
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
 from vocalnet.vocoder.token2wav import Token2Wav
+from vocalnet.vocoder.voices import Voices
 
 if TYPE_CHECKING:
     from vocalnet.session import Session
@@ -182,6 +184,22 @@ class VocalNet(PreTrainedModel):
     def sample_rate_hz(self) -> int:
         """Rate of the answers' audio in Hz; 0 without a vocoder."""
         return 0 if self.vocoder is None else self.vocoder.sample_rate_hz
+
+    @property
+    def voices(self) -> list[str]:
+        """Names that `voice` accepts besides the path of a recording; none where the vocoder has one voice."""
+        return list(self.vocoder.voices.files) if isinstance(self.vocoder, Token2Wav) else []
+
+    def voice(self, name: str | None) -> VoicePrompt | None:
+        """Returns the prompt of a voice, None for the default one.
+
+        Raises:
+            ValueError: the vocoder takes no voices, there is no such voice, or the recording cannot be used.
+        """
+        if name is None:
+            return None
+        voices = self.vocoder.voices if isinstance(self.vocoder, Token2Wav) else Voices()
+        return voices.prompt(name)
 
     def features(self, samples: np.ndarray) -> Tensor:
         """Returns encoder states (T_e, D_e) of 16 kHz mono samples (n,); long audio goes through in windows."""

@@ -28,6 +28,7 @@ MANIFEST, EVENTS, AUDIO = FILES = ("run.json", "events.jsonl", "audio.wav")
 
 TEXT, WHOLE, NUMBER, FLAG = (str,), (int,), (int, float), (bool,)
 LIST, OBJECT = (list,), (dict,)
+LATER_OPTIONS = {"text_chunk": None, "speech_chunk": None}  # of decoding: earlier programs did not write them
 MAX_NUMBER = 2.0**53  # whole numbers are exact up to here
 Kinds = dict[str, tuple[type, ...]]  # the fields of a JSON object and the types that each may have
 MANIFEST_FIELDS: Kinds = {
@@ -49,12 +50,13 @@ MANIFEST_FIELDS: Kinds = {
     "date": TEXT,
 }
 EVENT_FIELDS: dict[str, Kinds] = {
-    "TextDelta": {"text": TEXT},
-    "SpeechTokens": {"tokens": LIST, "stats": LIST, "candidates": LIST},
-    "AudioChunk": {"n_samples": WHOLE},
+    "TextDelta": {"text": TEXT, "stages": OBJECT},
+    "SpeechTokens": {"tokens": LIST, "stats": LIST, "candidates": LIST, "stages": OBJECT},
+    "AudioChunk": {"n_samples": WHOLE, "stages": OBJECT},
     "Timings": {"stages": OBJECT},
     "Finished": {},
 }
+STAMPED = ("TextDelta", "SpeechTokens", "AudioChunk")
 STAT_FIELDS: Kinds = {"head": WHOLE, "entropy": NUMBER, "max_prob": NUMBER, "logprob": NUMBER, "kept": FLAG}
 CANDIDATE_FIELDS: Kinds = {"token": WHOLE, "likeliest": LIST}
 
@@ -189,7 +191,10 @@ def _events(text: bytes, samples: np.ndarray, sample_rate_hz: int) -> tuple[list
         kind, t_s = values.pop("type"), values.pop("t_s")
         if kind not in EVENT_FIELDS:
             raise ValueError(f"{where}: there is no event {kind!r}; known: {', '.join(EVENT_FIELDS)}.")
+        if kind in STAMPED:
+            values.setdefault("stages", {})  # earlier programs did not write them
         _object(values, EVENT_FIELDS[kind], where)
+        _numbers(values.get("stages", {}), f"{where}: stages")
         if t_s < now_s:
             raise ValueError(f"{where}: time runs backwards, from {now_s} s to {t_s} s.")
         if end_s is not None:
@@ -199,7 +204,7 @@ def _events(text: bytes, samples: np.ndarray, sample_rate_hz: int) -> tuple[list
             end_s = t_s
         elif kind == "AudioChunk":
             n = max(0, values["n_samples"])
-            events.append(AudioChunk(samples[n_used : n_used + n], sample_rate_hz, t_s))
+            events.append(AudioChunk(samples[n_used : n_used + n], sample_rate_hz, t_s, values["stages"]))
             n_used += n
         else:
             events.append(_event(kind, values, t_s, where))
@@ -213,9 +218,8 @@ def _events(text: bytes, samples: np.ndarray, sample_rate_hz: int) -> tuple[list
 def _event(kind: str, values: dict[str, Any], t_s: float, where: str) -> Event:
     """Returns an event that is all in its line."""
     if kind == "TextDelta":
-        return TextDelta(values["text"], t_s)
+        return TextDelta(values["text"], t_s, values["stages"])
     if kind == "Timings":
-        _numbers(values["stages"], f"{where}: stages")
         return Timings(values["stages"], t_s)
     stats = [TokenStat(**_object(stat, STAT_FIELDS, f"{where}: a statistic")) for stat in values["stats"]]
     made = [_candidates(entry, f"{where}: a candidate") for entry in values["candidates"]]
@@ -223,7 +227,7 @@ def _event(kind: str, values: dict[str, Any], t_s: float, where: str) -> Event:
         raise ValueError(f"{where}: tokens and heads must be whole numbers from 0.")
     if made and len(made) != len(stats):
         raise ValueError(f"{where}: there are {len(stats)} statistics, but candidates for {len(made)}.")
-    return SpeechTokens(values["tokens"], stats, t_s, made)
+    return SpeechTokens(values["tokens"], stats, t_s, made, values["stages"])
 
 
 def _candidates(entry: Any, where: str) -> Candidates:
@@ -250,7 +254,11 @@ def _fold(events: Sequence[Event], manifest: dict[str, Any], samples: np.ndarray
 
 def _options(manifest: dict[str, Any]) -> DecodeOptions:
     """Returns the decoding options of a manifest; they check themselves."""
-    values = {**manifest["options"], **{name: manifest[name] for name in ("tokens_per_step", "policy", "seed")}}
+    values = {
+        **LATER_OPTIONS,
+        **manifest["options"],
+        **{name: manifest[name] for name in ("tokens_per_step", "policy", "seed")},
+    }
     missing = sorted({field.name for field in fields(DecodeOptions)} - set(values))
     if missing:
         raise ValueError(f"{MANIFEST}: the options lack {', '.join(missing)}.")

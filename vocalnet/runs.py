@@ -209,8 +209,8 @@ def _to_line(event: Event) -> dict[str, Any]:
     """Returns the JSON of one event; samples are in audio.wav, and the result in all files together."""
     values: dict[str, Any] = {"type": type(event).__name__, "t_s": event.t_s}
     match event:
-        case AudioChunk(samples=samples):
-            return {**values, "n_samples": len(samples)}
+        case AudioChunk(samples=samples, stages=stages):
+            return {**values, "n_samples": len(samples), "stages": stages}
         case Finished():
             return values
         case _:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
-from vocalnet.audio import load_audio
+from vocalnet.audio import SAMPLE_RATE_HZ, load_audio
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.session import Spoken, TalkerSession
 from vocalnet.events import AudioChunk, Candidates, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
@@ -40,6 +40,9 @@ from vocalnet.llm import (
 )
 from vocalnet.model import VocalNet
 from vocalnet.tokens import RELEASED_FILLER
+from vocalnet.vocoder.options import VocoderOptions
+from vocalnet.vocoder.prompt import VoicePrompt
+from vocalnet.vocoder.token2wav import Token2Wav
 
 STAGES = ("load", "audio", "encoder", "llm", "talker", "vocoder")
 SEGMENT_TOKENS = 50  # a text longer than this is spoken in segments
@@ -90,6 +93,7 @@ class _Run:
     clock: Callable[[], float]
     began: float
     stages: dict[str, float]
+    device: torch.device
     text: str = ""
     speech_tokens: list[int] = field(default_factory=list)
     stats: list[TokenStat] = field(default_factory=list)
@@ -103,13 +107,29 @@ class _Run:
         """Runs `work` and adds its seconds to a stage."""
         start = self.clock()
         try:
-            return work()
+            done = work()
+            if self.device.type == "cuda":
+                torch.cuda.synchronize(self.device)  # else the next stage would pay for it
+            return done
         finally:
             self.stages[stage] += self.clock() - start
+
+    def stamp(self) -> dict[str, Any]:
+        """Returns what every event carries: the time, and the seconds by stage so far."""
+        return {"t_s": self.now(), "stages": dict(self.stages)}
 
     def first(self, name: str) -> None:
         """Notes when something happened for the first time."""
         self.stages.setdefault(name, self.now())
+
+
+@dataclass(frozen=True)
+class _Speaking:
+    """How an answer is spoken."""
+
+    options: DecodeOptions
+    sound: VocoderOptions | None
+    prompt: VoicePrompt | None  # the voice
 
 
 class Session:
@@ -136,6 +156,7 @@ class Session:
         voice: str | None = None,
         speech: bool = True,
         options: DecodeOptions | None = None,
+        sound: VocoderOptions | None = None,
     ) -> Iterator[Event]:
         """Yields the events of one answer, `Finished` last.
 
@@ -143,67 +164,64 @@ class Session:
             audio: the spoken question, a path or (samples, sample_rate_hz).
             text: a typed question instead.
             prompt: an instruction before the question, such as "Transcribe:".
-            voice: the answer's voice, where the vocoder has several; None: its default.
+            voice: where the vocoder takes voices, one of `VocalNet.voices` or the path of a recording of a few seconds;
+                None: its default.
             speech: False: answer in text only.
             options: how speech is decoded; None: as the talker prefers.
+            sound: how the vocoder speaks; None: as the checkpoint says.
 
         Raises:
             ValueError: no or two questions, unusable audio, options that the model does not have; before any event.
         """
-        return self._stream(*self._checked(audio, text, voice, speech, options), prompt)
-
-    def _checked(
-        self,
-        audio: AudioSource | None,
-        text: str | None,
-        voice: str | None,
-        speech: bool,
-        options: DecodeOptions | None,
-    ) -> tuple[_Run, np.ndarray | None, str | None, DecodeOptions | None]:
-        """Checks all arguments and reads the audio; options come back as None for a text-only answer."""
-        model = self.model
-        run = _Run(self.clock, self.clock(), dict.fromkeys(STAGES, 0.0) | {"load": model.load_s})
+        stages = dict.fromkeys(STAGES, 0.0) | {"load": self.model.load_s}
+        run = _Run(self.clock, self.clock(), stages, self.model.device)
         if (audio is None) == (text is None or not text.strip()):
             raise ValueError("Give one question: either audio (a path or (samples, sample_rate_hz)) or text.")
-        if voice is not None:
-            raise ValueError("This model speaks with one voice. Leave voice=None.")
-        talker = model.talker
-        if speech and talker is None:
+        speaking = self._speaking(voice, options, sound) if speech else None
+        samples = None if audio is None else self._heard(run, audio)
+        return self._stream(run, samples, text, speaking, prompt)
+
+    def _heard(self, run: _Run, audio: AudioSource) -> np.ndarray:
+        """Returns the samples of a question (n,)."""
+        parts = self.model.parts
+        samples: np.ndarray = run.timed("audio", lambda: load_audio(audio, parts.max_audio_s))
+        window_s = parts.encoder.window_s
+        audio_s = len(samples) / SAMPLE_RATE_HZ
+        if audio_s > window_s:
+            run.warnings.append(f"The recording is {audio_s:.1f} s long; it was heard in windows of {window_s:g} s.")
+        return samples
+
+    def _speaking(self, voice: str | None, options: DecodeOptions | None, sound: VocoderOptions | None) -> _Speaking:
+        """Checks how an answer is to be spoken."""
+        talker, vocoder = self.model.talker, self.model.vocoder
+        if talker is None:
             raise ValueError("This checkpoint answers in text only. Ask with speech=False (vocalnet s2t).")
-        if speech and model.vocoder is None:
+        if vocoder is None:
             raise ValueError(
                 "This checkpoint came without a vocoder, which turns its speech tokens into sound. Give the folder of "
                 "CosyVoice2-0.5B: load(..., vocoder=PATH), or --vocoder PATH; or ask with speech=False (vocalnet s2t)."
             )
-        samples = None
-        if audio is not None:
-            samples = run.timed("audio", lambda: load_audio(audio, model.parts.max_audio_s))
-            window_s = model.parts.encoder.window_s
-            if len(samples) > window_s * 16000:
-                run.warnings.append(
-                    f"The recording is {len(samples) / 16000:.1f} s long; it was heard in windows of {window_s:g} s."
-                )
-        if not speech or talker is None:
-            return run, samples, text, None
+        if sound is not None and not isinstance(vocoder, Token2Wav):
+            raise ValueError('The official vocoder speaks as its checkout does. Leave sound=None, or use "native".')
         options = options or talker.default_options()
         talker.session(options)  # refuses what this talker cannot do, before the LLM has run
-        return run, samples, text, options
+        return _Speaking(options, sound, self.model.voice(voice))
 
     @torch.inference_mode()
     def _stream(
-        self, run: _Run, samples: np.ndarray | None, text: str | None, options: DecodeOptions | None, prompt: str
+        self, run: _Run, samples: np.ndarray | None, text: str | None, speaking: _Speaking | None, prompt: str
     ) -> Iterator[Event]:
         model = self.model
         messages, audio = [*self._messages, Message("user", user_content(prompt, text))], list(self._audio)
         if samples is not None:
             audio.append(run.timed("encoder", lambda: model.adapt(model.features(samples))))
-        speaker = _Speaker(model, options, run) if options else None
+        speaker = _Speaker(model, speaking, run) if speaking else None
         end = None
         for delta, state, is_end in self._answer(messages, audio, run):
             if delta:
                 run.text += delta
                 run.first("first_text")
-                yield TextDelta(delta, run.now())
+                yield TextDelta(delta, **run.stamp())
             if is_end:
                 end = state
             elif speaker:
@@ -261,12 +279,14 @@ class Session:
 class _Speaker:
     """Turns answer states into speech while they come: talker and vocoder of one answer."""
 
-    def __init__(self, model: VocalNet, options: DecodeOptions, run: _Run):
+    def __init__(self, model: VocalNet, speaking: _Speaking, run: _Run):
         assert model.talker is not None
         assert model.vocoder is not None
-        self.model, self.options, self.run = model, options, run
+        self.model, self.options, self.run = model, speaking.options, run
+        self.speaking = speaking
         self.talker, self.vocoder = model.talker, model.vocoder
-        self.is_streaming = options.mask == "streaming"
+        self.is_streaming = self.options.mask == "streaming"
+        self.text_chunk = self.options.chunked(self.talker.config).text_chunk
         self.rules = SpeakingRules()
         if self.talker.config.behaviour == "released":
             self.rules = SpeakingRules.released_streaming() if self.is_streaming else SpeakingRules.released()
@@ -274,7 +294,7 @@ class _Speaker:
         self._states: list[Tensor] = []  # of the segment so far; when streaming, those not yet pushed
         self._n_segment = 0  # text tokens of the segment so far
         self._session: TalkerSession | None = None
-        self._wave = self.vocoder.token_stream() if self.is_streaming else None
+        self._wave = self._token_stream() if self.is_streaming else None
 
     def hear(self, state: Tensor, delta: str) -> Iterator[Event]:
         """Takes the state (1, D) of one more text token; yields what can be spoken by now."""
@@ -282,7 +302,7 @@ class _Speaker:
         self._n_segment += 1
         if self.rules.is_cut(self._n_segment, delta):
             yield from self._end_segment()
-        elif self.is_streaming and len(self._states) == self.talker.config.text_chunk:
+        elif self.is_streaming and len(self._states) == self.text_chunk:
             yield from self._push(last=False)
 
     def finish(self, end: Tensor | None) -> Iterator[Event]:
@@ -293,13 +313,12 @@ class _Speaker:
             yield from self._end_segment()
         if self._segments:
             yield from self._speak_segments()
-        run, vocoder = self.run, self.vocoder
+        run = self.run
         if self._wave is not None:
             if run.speech_tokens:
                 yield from self._sound([], last=True)
         elif run.speech_tokens:
-            samples = run.timed("vocoder", lambda: vocoder.vocode(vocoder.flow(run.speech_tokens))[0][0])
-            yield from self._sounded(samples)
+            yield from self._sounded(run.timed("vocoder", self._whole_wave))
         if not run.speech_tokens:
             run.warnings.append("The answer holds no speech.")
 
@@ -318,7 +337,7 @@ class _Speaker:
                 yield from self._end_segment()
         elif self._states:
             self._states.append(end)
-            if len(self._states) < self.talker.config.text_chunk:
+            if len(self._states) < self.text_chunk:
                 yield from self._end_segment()
             else:
                 yield from self._push(last=False)
@@ -361,8 +380,8 @@ class _Speaker:
 
     def _options(self, n_text: int) -> DecodeOptions:
         """Returns the options for a text of so many tokens: without a limit of their own, one that it may not need."""
-        limit = self.options.max_tokens or TOKENS_PER_TEXT * max(n_text, SEGMENT_TOKENS) + SPARE_TOKENS
-        return replace(self.options, max_tokens=limit)
+        own = TOKENS_PER_TEXT * max(n_text, SEGMENT_TOKENS) + SPARE_TOKENS
+        return replace(self.options, max_tokens=self.options.max_tokens or max(own, self.options.min_tokens))
 
     def _say(self, tokens: list[int], stats: list[TokenStat], candidates: list[Candidates]) -> Iterator[Event]:
         """Yields the talker's tokens, less special ones (the published streaming code says them), and their sound."""
@@ -371,7 +390,7 @@ class _Speaker:
         run.speech_tokens += tokens
         run.stats += stats
         if tokens or stats:  # a push may say nothing but the end
-            yield SpeechTokens(tokens, stats, run.now(), candidates)
+            yield SpeechTokens(tokens, stats, candidates=candidates, **run.stamp())
         if tokens and self._wave is not None:
             yield from self._sound(tokens, last=False)
 
@@ -384,12 +403,25 @@ class _Speaker:
             if samples.numel():
                 yield from self._sounded(samples[0])
 
+    def _token_stream(self) -> Any:
+        """Starts the sound of a streamed answer."""
+        prompt, sound = self.speaking.prompt, self.speaking.sound
+        return self.vocoder.token_stream(
+            *([] if prompt is None else [prompt]), **({} if sound is None else sound.of_stream())
+        )
+
+    def _whole_wave(self) -> Tensor:
+        """Returns the samples (n,) of all speech tokens together."""
+        prompt, sound = self.speaking.prompt, self.speaking.sound
+        mel = self.vocoder.flow(self.run.speech_tokens, *(prompt or ()), **({} if sound is None else sound.of_flow()))
+        return self.vocoder.vocode(mel)[0][0]
+
     def _sounded(self, samples: Tensor) -> Iterator[Event]:
         """Yields samples as an event; after the first, what each stage has taken up to there."""
         run, array = self.run, samples.float().cpu().numpy()
         is_first = not run.audio
         run.audio.append(array)
         run.first("first_audio")
-        yield AudioChunk(array, self.model.sample_rate_hz, run.now())
+        yield AudioChunk(array, self.model.sample_rate_hz, **run.stamp())
         if is_first:
             yield Timings(dict(run.stages), run.now())

@@ -5,12 +5,14 @@ Letters: B batch, V_s speech vocabulary, n tokens of history, W window.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vocalnet.config import TalkerConfig
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:
@@ -138,6 +140,7 @@ class DecodeOptions:
         tau: of the policy `confidence`.
         repetition_aware: draw again what repeats, None for never; needs a temperature.
         n_candidates: how many of the most likely tokens the events name for every pick.
+        text_chunk, speech_chunk: C_t and C_s under the streaming mask; None: those that the talker was trained with.
     """
 
     tokens_per_step: int = 3
@@ -157,6 +160,8 @@ class DecodeOptions:
     tau: float = 0.5
     repetition_aware: RepetitionAware | None = None
     n_candidates: int = 0
+    text_chunk: int | None = None
+    speech_chunk: int | None = None
 
     def __post_init__(self) -> None:
         _check_choice("mask", self.mask, ("full", "streaming"))
@@ -167,7 +172,7 @@ class DecodeOptions:
             raise ValueError("n_candidates must be 0 (none) or positive")
         if self.temperature < 0:
             raise ValueError("temperature must be 0 (greedy) or positive")
-        for name in ("top_k", "max_tokens"):
+        for name in ("top_k", "max_tokens", "text_chunk", "speech_chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or None")
@@ -179,6 +184,11 @@ class DecodeOptions:
             raise ValueError("top_n must be at least 1 and tau at least 0")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError("top_p must be above 0 and at most 1, or None")
+
+    def chunked(self, config: TalkerConfig) -> TalkerConfig:
+        """Returns a talker's config with the chunks that are asked for."""
+        text_chunk, speech_chunk = self.text_chunk or config.text_chunk, self.speech_chunk or config.speech_chunk
+        return replace(config, text_chunk=text_chunk, speech_chunk=speech_chunk)
 
     @classmethod
     def released(cls, tokens_per_step: int = 3) -> DecodeOptions:

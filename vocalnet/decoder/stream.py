@@ -75,7 +75,7 @@ class Stream:
     """All state of one batch of decodings; the talker itself keeps nothing."""
 
     def __init__(self, talker: Talker, options: DecodeOptions, batch: int = 1) -> None:
-        config, head = talker.config, talker.head
+        config, head = options.chunked(talker.config), talker.head
         if not head.stride <= options.tokens_per_step <= head.n_heads:
             allowed = f"{head.stride} to {head.n_heads}" if head.stride < head.n_heads else str(head.n_heads)
             raise ValueError(

@@ -273,7 +273,7 @@ class Talker(nn.Module):
 
     def _decode_by_chunks(self, text: Tensor, options: DecodeOptions) -> Spoken:
         session = ReleasedSession(self, options)
-        C_t = self.config.text_chunk
+        C_t = options.chunked(self.config).text_chunk
         n_whole = len(text) - len(text) % C_t
         for start in range(0, n_whole, C_t):
             session.push(text[None, start : start + C_t])

@@ -20,6 +20,7 @@ from vocalnet.vocoder.flow import Flow, schedule
 from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.prompt import VoicePrompt
 from vocalnet.vocoder.token_stream import TokenStream
+from vocalnet.vocoder.voices import Voices
 from vocalnet.vocoder.wave_stream import WaveStream
 from vocalnet.vocoder.weights import load_weights, read_state
 
@@ -47,6 +48,7 @@ class Token2Wav(nn.Module):
         self.hift_config = hift
         self.flow_model = Flow(flow)
         self.hift = Hift(hift)
+        self.voices = Voices()  # `load_token2wav` looks for them
 
     @property
     def sample_rate_hz(self) -> int:
@@ -298,4 +300,5 @@ def load_token2wav(folder: str | PathLike[str], device: str | torch.device = "cp
     load_weights(token2wav.flow_model, flow_state, "flow")
     load_weights(token2wav.hift, hift_state, "HiFT")
     token2wav.hift.fuse_weight_norm()
+    token2wav.voices = Voices(folder)
     return token2wav.to(device).eval().requires_grad_(False)
