@@ -9,39 +9,47 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+ROOM_PASSES = 4  # a cache that is full makes room for so many passes like the one that filled it
+
 
 class PassCache:
     """What one causal pass leaves for the next one over later frames of the same utterance.
 
     Convolutions leave the tail of their input, attention its keys and values; both are stored under the module that
-    owns them. The cache belongs to one stream: modules only write to the one they are given.
+    made them. The cache belongs to one stream: modules only write to the one they are given.
     """
 
     def __init__(self) -> None:
         self.n_seen = 0  # frames (or tokens) of earlier passes; the outermost module adds to it
-        self._kept: dict[nn.Module, Tensor] = {}
+        self._tails: dict[nn.Module, Tensor] = {}
+        self._rows: dict[nn.Module, tuple[Tensor, int]] = {}  # with room for later passes, and how many are in use
 
     def append(self, owner: nn.Module, x: Tensor) -> Tensor:
-        """Returns everything `owner` appended so far, (B, H, N_past + N, d), and keeps it."""
-        if owner in self._kept:
-            x = torch.cat([self._kept[owner], x], dim=2)  # (B, H, N_past + N, d)
-        self._kept[owner] = x
-        return x
+        """Returns everything `owner` appended so far, (B, N_past + N, C), and keeps it."""
+        B, N, C = x.shape
+        rows, n_past = self._rows.get(owner, (x[:, :0], 0))
+        n = n_past + N
+        if n > rows.shape[1]:  # room for a few passes more: memory that is never written costs nothing
+            larger = x.new_empty(B, ROOM_PASSES * N + n_past, C)
+            larger[:, :n_past] = rows[:, :n_past]
+            rows = larger
+        rows[:, n_past:n] = x
+        self._rows[owner] = rows, n
+        return rows[:, :n]
 
-    def tail(self, owner: nn.Module, x: Tensor, n: int) -> Tensor:
-        """Returns the n frames before x (B, C, N), zeros at the start, and keeps the last n for the next pass."""
-        left = self._kept.get(owner)
+    def after_tail(self, owner: nn.Module, x: Tensor, n: int) -> Tensor:
+        """Returns x (B, C, N) after the n frames before it, zeros at the start; keeps the last n for the next pass."""
+        left = self._tails.get(owner)
         if left is None:
             left = x.new_zeros(*x.shape[:2], n)
-        self._kept[owner] = torch.cat([left, x], dim=2)[..., -n:]  # (B, C, n)
-        return left
+        joined = torch.cat([left, x], dim=2)  # (B, C, n + N)
+        self._tails[owner] = joined[..., -n:].clone()  # a view would keep all of it
+        return joined
 
 
 def with_left_context(owner: nn.Module, x: Tensor, n: int, cache: PassCache | None) -> Tensor:
     """Puts n earlier frames before x: those of the cache, else zeros. (B, C, N) -> (B, C, n + N)."""
-    if cache is None:
-        return functional.pad(x, (n, 0))
-    return torch.cat([cache.tail(owner, x, n), x], dim=2)  # (B, C, n + N)
+    return functional.pad(x, (n, 0)) if cache is None else cache.after_tail(owner, x, n)
 
 
 class CausalConv1d(nn.Conv1d):
@@ -65,7 +73,7 @@ def attention_mask(
     flow matching, CosyVoice 2). `lengths` (B,) hides padding on the right; it has no meaning with a past.
     """
     mask = None
-    if chunk is not None:
+    if chunk is not None and n_past + n > (n_past // chunk + 1) * chunk:  # else all is one chunk, and sees itself
         queries = torch.arange(n_past, n_past + n, device=device)
         keys = torch.arange(n_past + n, device=device)
         mask = (keys < (queries[:, None] // chunk + 1) * chunk)[None, None]  # (1, 1, N, N_past + N)

@@ -57,11 +57,10 @@ class RelativeAttention(nn.Module):
 
     def forward(self, x: Tensor, distances: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
         _, N, _ = x.shape
-        query = split_heads(self.linear_q(x), self.n_heads)  # (B, H, N, d)
-        key = split_heads(self.linear_k(x), self.n_heads)
-        value = split_heads(self.linear_v(x), self.n_heads)
+        rows = {linear: linear(x) for linear in (self.linear_q, self.linear_k, self.linear_v)}  # (B, N, D)
         if cache is not None:
-            key, value = cache.append(self, torch.cat([key, value], dim=-1)).chunk(2, dim=-1)  # (B, H, N_k, d)
+            rows |= {linear: cache.append(linear, rows[linear]) for linear in (self.linear_k, self.linear_v)}
+        query, key, value = (split_heads(row, self.n_heads) for row in rows.values())  # (B, H, N or N_k, d)
         position = split_heads(self.linear_pos(distances)[None], self.n_heads)  # (1, H, N_k + N - 1, d)
         scores = (query + self.pos_bias_v[:, None]) @ position.transpose(2, 3)  # (B, H, N, N_k + N - 1)
         # Row i needs the distances from column N - 1 - i on: one zero column shifts each row by one more.

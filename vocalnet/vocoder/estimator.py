@@ -81,9 +81,10 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(n_heads * head_dim, dim))
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
-        query, key, value = (split_heads(linear(x), self.n_heads) for linear in (self.to_q, self.to_k, self.to_v))
+        rows = {linear: linear(x) for linear in (self.to_q, self.to_k, self.to_v)}  # (B, N, H * d)
         if cache is not None:
-            key, value = cache.append(self, torch.cat([key, value], dim=-1)).chunk(2, dim=-1)  # (B, H, N_k, d)
+            rows |= {linear: cache.append(linear, rows[linear]) for linear in (self.to_k, self.to_v)}
+        query, key, value = (split_heads(row, self.n_heads) for row in rows.values())  # (B, H, N or N_k, d)
         attended = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, H, N, d)
         return self.to_out(merge_heads(attended))  # (B, N, C)
 
