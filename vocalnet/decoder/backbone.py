@@ -65,13 +65,26 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
         """Attends from x (B, n, D) over x itself or, with a cache, over everything that its slots hold."""
         B, n, D = x.shape
-        qk = torch.stack([self.q_proj(x), self.k_proj(x)], 2)  # (B, n, 2, D)
-        q, k = rotate(self._split(qk), rows).chunk(2, 1)  # (B, H, n, d)
+        q, k = self._queries_and_keys(x, rows)
         v = self._split(self.v_proj(x))
         if rows.cache is not None:
             k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)  # (B, H, T, d)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.bias, is_causal=rows.is_causal)
         return self.o_proj(y.transpose(1, 2).reshape(B, n, D))  # (B, n, D)
+
+    def weights(self, x: Tensor, rows: Rows) -> Tensor:
+        """Returns what `forward` without a cache averages the values of x (B, n, D) by, (B, H, n, n).
+
+        Rows need a bias; what it forbids weighs exactly 0.
+        """
+        assert rows.bias is not None
+        q, k = self._queries_and_keys(x, rows)
+        return (q @ k.transpose(-1, -2) / self.head_dim**0.5 + rows.bias).softmax(-1)
+
+    def _queries_and_keys(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        qk = torch.stack([self.q_proj(x), self.k_proj(x)], 2)  # (B, n, 2, D)
+        q, k = rotate(self._split(qk), rows).chunk(2, 1)  # (B, H, n, d)
+        return q, k
 
     def _split(self, x: Tensor) -> Tensor:
         """Returns the heads of one or two (B, n, D) on top of each other: (B, H or 2 H, n, d)."""
