@@ -39,6 +39,7 @@ RANKS = (
         "vocalnet",
         "vocalnet.evaluation",
         "vocalnet.bench",
+        "vocalnet.benchmarks",
         "vocalnet.grid",
         "vocalnet.grids",
         "vocalnet.lab",

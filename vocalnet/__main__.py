@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vocalnet.commands import data
+from vocalnet.commands import benchmarks
+from vocalnet.commands import data as data_tools
 from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
 
 if TYPE_CHECKING:
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
     rich_markup_mode=None,
 )
-app.add_typer(data.app, name="data")
+app.add_typer(data_tools.app, name="data")
 
 
 @dataclass(frozen=True)
@@ -141,31 +142,55 @@ def stream(
 @generating
 def evaluate(
     generation: Generation,
-    items: Annotated[str, typer.Option("--set", help="heldout (nano's questions), or a JSON list of items.")],
+    items: Annotated[
+        str, typer.Option("--set", help="heldout (nano's questions), a JSON list of items, openaudiobench, or nll.")
+    ],
     out: Out,
     grid: Annotated[
         str | None,
         typer.Option(help="table3, table4, seeds or policies: compare decoders on identical texts, resuming --out."),
     ] = None,
-    n: Annotated[int, typer.Option(help="Questions of the held-out set.", min=1)] = 330,
+    n: Annotated[
+        int | None, typer.Option(help="Questions: 330 of heldout; of each set of a benchmark, all.", min=1)
+    ] = None,
     n_speech: Annotated[
         int | None, typer.Option(help="How many answers are judged by ear: 100, or 200 of a grid.", min=0)
     ] = None,
     p835: Annotated[bool, typer.Option("--p835", help="Also score DNSMOS P.835, about 3 s an answer.")] = False,
     workdir: Annotated[Path, typer.Option(help="Where the clips of the held-out set are kept.")] = Path("work/heldout"),
+    data: Annotated[
+        Path | None, typer.Option(help="openaudiobench: its folder; nll: a list in the training format.")
+    ] = None,
+    judge_url: Annotated[
+        str | None, typer.Option(help="openaudiobench: an OpenAI-compatible URL; exact match without one.")
+    ] = None,
+    judge_model: Annotated[str | None, typer.Option(help="The judge's name at that URL.")] = None,
+    judge_key_env: Annotated[str, typer.Option(help="The environment variable with its key.")] = "OPENAI_API_KEY",
+    asr: Annotated[
+        str, typer.Option(help="openaudiobench: pocketsphinx, or Whisper as folder or hub id.")
+    ] = "pocketsphinx",
+    utmos: Annotated[Path | None, typer.Option(help="openaudiobench: UTMOS's weights, to score speech by.")] = None,
+    text_only: Annotated[bool, typer.Option("--text-only", help="openaudiobench: s->t only.")] = False,
+    mask: Annotated[str, typer.Option(help="nll: the talker's mask, full or streaming.")] = "full",
     as_json: AsJson = False,
 ) -> None:
-    """Measures right answers, word error rates and MOS on a set of spoken questions."""
+    """Measures right answers, word error rates and MOS on a set of spoken questions; or runs a benchmark."""
     from vocalnet import evaluation, files
 
     options, seed = generation.options(), generation.seed or 0
     files.check_writable(out)
+    if items in benchmarks.NAMES:
+        asked = benchmarks.Asked(data, n, judge_url, judge_model, judge_key_env, asr, utmos, text_only, mask)
+        report, text = benchmarks.run(items, generation, out, asked)
+        del report["cells"]
+        show(report, as_json, text=text)
+        return
     if grid is not None:
         _check_grid(generation, grid)
     if items == "heldout":
         from vocalnet.training.heldout import heldout_items
 
-        questions = heldout_items(workdir, n)  # the same set, whatever the seed of the draws
+        questions = heldout_items(workdir, n or 330)  # the same set, whatever the seed of the draws
     else:
         questions = evaluation.load_items(items)
     model = generation.load()

@@ -118,7 +118,7 @@ def add_experts(llm: PreTrainedModel) -> None:
             )
     for part in parts:
         expert = copy.deepcopy(part)
-        part.__class__ = _routed(type(part))
+        part.__class__ = _routed(type(part))  # type: ignore[arg-type]  # mypy takes a class's __hash__ for that of its objects
         part.add_module(EXPERT, expert)
 
 

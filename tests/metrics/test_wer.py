@@ -24,6 +24,22 @@ from vocalnet.metrics.wer import (
         ("It's Paris, isn't it?", "it is paris is not it"),
         ("  Hello,   WORLD! ", "hello world"),
         ("", ""),
+        ("  ", ""),
+        # ordinals: in words, in figures, of several words
+        ("The first of May", "the 1st of may"),
+        ("The 1st of May", "the 1st of may"),
+        ("the twenty-first", "the 21st"),
+        ("the fifty second", "the 52nd"),
+        # hyphens part words, but join a number
+        ("well-known co-operation", "well known co operation"),
+        ("second-hand", "2nd hand"),
+        ("two hundred and five", "205"),
+        ("a - b", "a b"),
+        # special tokens, tags and asides are no words
+        ("<|im_start|>Hello<|eot_id|>", "hello"),
+        ("Hello <speech> there<|endoftext|>", "hello there"),
+        ("[noise] uh, hello (laughs)", "hello"),
+        ("<|eot_id|>", ""),
     ],
 )
 def test_normalise(text, expected):
@@ -38,6 +54,12 @@ def test_normalise(text, expected):
         ("the cat sat", "cat sat", WordErrors(0, 1, 0, 3)),
         ("the cat sat", "the big cat sat", WordErrors(0, 0, 1, 3)),
         ("the cat sat", "", WordErrors(0, 3, 0, 3)),
+        ("the cat sat", "<|endoftext|>", WordErrors(0, 3, 0, 3)),
+        ("", "", WordErrors(0, 0, 0, 0)),
+        ("The cat sat.<|eot_id|>", "the cat sat", WordErrors(0, 0, 0, 3)),
+        ("It is the twenty-first.", "it's the 21st", WordErrors(0, 0, 0, 4)),
+        ("a well-known cat", "a well known cat", WordErrors(0, 0, 0, 4)),
+        ("the first", "the second", WordErrors(1, 0, 0, 2)),
         ("", "noise here", WordErrors(0, 0, 2, 0)),
     ],
 )

@@ -1,23 +1,23 @@
 """Word error rates: Whisper's English normaliser, corpus level, with bootstrap intervals over utterances.
 
 A rate is errors / reference words, as a fraction; it can exceed 1. As in the paper's ASR-WER, texts are normalised
-first. Deliberate difference: the normaliser's British-to-American spelling table is left empty, so that nothing is
-downloaded.
+first. The normaliser's British-to-American spelling table comes with Whisper's tokenizer; without one it is left empty
+(a deliberate difference, so that nothing is downloaded).
 """
 
 from __future__ import annotations
 
 import functools
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from vocalnet.metrics.bootstrap import draws, percentiles
 from vocalnet.metrics.extras import require
-
-N_RESAMPLES = 2000
-TAILS = (2.5, 97.5)  # percentiles of a 95 % interval
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,24 +49,29 @@ class WordErrors:
 
 
 @functools.cache
-def _normalizer():
+def _normalizer(spelling: Path | None):
     from transformers.models.whisper.english_normalizer import EnglishTextNormalizer
 
-    return EnglishTextNormalizer({})
+    return EnglishTextNormalizer(json.loads(spelling.read_text(encoding="utf-8")) if spelling else {})
 
 
-def normalise(text: str) -> str:
-    """Returns lower-case words without punctuation, numbers as digits, contractions spelled out."""
-    return _normalizer()(text).strip()
+def normalise(text: str, spelling: Path | None = None) -> str:
+    """Returns lower-case words without punctuation and special tokens, numbers as digits, contractions spelled out.
+
+    Args:
+        text: as written or heard.
+        spelling: Whisper's normalizer.json, by which British spellings become American ones.
+    """
+    return _normalizer(spelling)(text).strip()
 
 
-def word_errors(reference: str, hypothesis: str) -> WordErrors:
+def word_errors(reference: str, hypothesis: str, spelling: Path | None = None) -> WordErrors:
     """Counts the edits of one utterance after normalisation; an empty reference has insertions only.
 
     Raises:
         ValueError: jiwer is not installed.
     """
-    reference, hypothesis = normalise(reference), normalise(hypothesis)
+    reference, hypothesis = normalise(reference, spelling), normalise(hypothesis, spelling)
     if not reference:
         return WordErrors(insertions=len(hypothesis.split()))
     found = require("jiwer").process_words(reference, hypothesis)
@@ -80,7 +85,7 @@ def corpus_errors(utterances: Sequence[WordErrors]) -> WordErrors:
 
 def interval(utterances: Sequence[WordErrors], seed: int = 0) -> tuple[float, float]:
     """Returns the 95 % bootstrap interval (low, high) of the corpus-level rate, resampling utterances."""
-    return _percentiles(_resampled_rates(utterances, _draws(len(utterances), seed)))
+    return percentiles(_resampled_rates(utterances, draws(len(utterances), seed)))
 
 
 def difference_interval(
@@ -93,8 +98,8 @@ def difference_interval(
     """
     if len(utterances) != len(baseline):
         raise ValueError(f"A paired interval needs the same utterances: got {len(utterances)} and {len(baseline)}.")
-    draws = _draws(len(utterances), seed)
-    return _percentiles(_resampled_rates(utterances, draws) - _resampled_rates(baseline, draws))
+    index = draws(len(utterances), seed)
+    return percentiles(_resampled_rates(utterances, index) - _resampled_rates(baseline, index))
 
 
 def rate(utterances: Sequence[WordErrors], seed: int = 0) -> dict[str, Any]:
@@ -117,20 +122,8 @@ def difference(utterances: Sequence[WordErrors], baseline: Sequence[WordErrors],
     return {"wer": wer, "ci95": difference_interval(utterances, baseline, seed)}
 
 
-def _draws(n: int, seed: int) -> np.ndarray:
-    """Indices of the resampled utterances, (N_RESAMPLES, n)."""
-    if n == 0:
-        raise ValueError("An interval needs at least one utterance.")
-    return np.random.default_rng(seed).integers(n, size=(N_RESAMPLES, n))
-
-
-def _resampled_rates(utterances: Sequence[WordErrors], draws: np.ndarray) -> np.ndarray:
+def _resampled_rates(utterances: Sequence[WordErrors], index: np.ndarray) -> np.ndarray:
     """Corpus-level rate of every resample, (N_RESAMPLES,)."""
     errors = np.array([u.n_errors for u in utterances])
     words = np.array([u.n_words for u in utterances])
-    return errors[draws].sum(1) / np.maximum(words[draws].sum(1), 1)
-
-
-def _percentiles(values: np.ndarray) -> tuple[float, float]:
-    low, high = np.percentile(values, TAILS)
-    return float(low), float(high)
+    return errors[index].sum(1) / np.maximum(words[index].sum(1), 1)

@@ -1,0 +1,1 @@
+"""Measurements by others' protocols: OpenAudioBench as the paper uses it, negative log likelihood as LMFlow does."""
