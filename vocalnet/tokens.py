@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 PLACEHOLDER = "<speech>"  # stands for the audio in a user turn, as in the released data
+TOKEN_RATE_HZ = 25  # speech tokens a second
 
 _RELEASED_SYSTEM = (
     "You are a helpful language and speech assistant. You are able to understand the speech content that the user "

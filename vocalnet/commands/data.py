@@ -77,6 +77,29 @@ def convert(
     _refuse(done["failed"], "was not converted")
 
 
+@app.command()
+def tokenize(
+    source: Annotated[Path, typer.Argument(help="A list of pairs, or a folder of recordings.")],
+    tokenizer: Annotated[str, typer.Option(help="speech_tokenizer_v2.onnx, nano, or a checkpoint in our layout.")],
+    out: Annotated[Path | None, typer.Option(help="Of a folder: where its units go. A list says it itself.")] = None,
+    root: Root = None,
+    answers: Answers = None,
+    is_anew: Annotated[bool, typer.Option("--anew", help="Remove units that exist; without it they are kept.")] = False,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Writes the speech tokens of recordings; stopped at any time, the same command goes on."""
+    from vocalnet.data import tokenize as work
+
+    if source.is_dir() == (out is None):
+        raise ValueError("Give --out for a folder of recordings; a list names the files of its units itself.")
+    jobs = work.jobs_of_list(source, root, answers) if out is None else work.jobs_of_folder(source, out)
+    done = work.tokenize(jobs, tokenizer, workers, is_anew)
+    text = f"{done['n_written']} written ({done['n_tokens']} tokens), {done['n_kept']} kept"
+    show(done, as_json, text=text)
+    _refuse(done["failed"], "was not tokenised")
+
+
 def _refuse(failed: list[dict[str, str]], what: str) -> None:
     """Names the files that could not be used, and ends with exit code 2 if there are any."""
     for row in failed[1:]:

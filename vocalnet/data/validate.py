@@ -17,8 +17,7 @@ from vocalnet.audio import MIN_AUDIO_S, SAMPLE_RATE_HZ, SILENCE_PEAK
 from vocalnet.data.lists import Row, answer_recording, rows, structural_problem
 from vocalnet.data.units import UnitsError, read_units
 from vocalnet.data.workers import each
-from vocalnet.tokens import PLACEHOLDER
-from vocalnet.vocoder.speech_tokenizer import TOKEN_RATE_HZ
+from vocalnet.tokens import PLACEHOLDER, TOKEN_RATE_HZ
 
 ROLES = ("human", "gpt")  # in turns, the first one first
 KINDS = (

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
-import torch
 from tqdm import tqdm
 
 Job = TypeVar("Job")
@@ -37,10 +37,23 @@ def each(work: Callable[[Job], Done], jobs: Sequence[Job], n_workers: int | None
 
 def _in_processes(work: Callable[[Job], Done], jobs: Sequence[Job], n_workers: int) -> Iterator[Done]:
     context = multiprocessing.get_context("spawn")  # a fork would copy torch's locks
-    pool = ProcessPoolExecutor(n_workers, context, initializer=torch.set_num_threads, initargs=(1,))
+    pool = ProcessPoolExecutor(n_workers, context, initializer=_start)
     try:
         yield from pool.map(work, jobs, chunksize=CHUNK)
     except BrokenProcessPool as error:
         raise ValueError("A process ended early: is memory short? Run it again with --workers 1.") from error
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _start() -> None:
+    """Prepares a process: one thread for torch, if it comes to that, and an end when its parent is gone or killed."""
+    os.environ["OMP_NUM_THREADS"] = "1"
+    threading.Thread(target=_follow, daemon=True).start()
+
+
+def _follow() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)

@@ -13,7 +13,6 @@ from torch.nn import functional
 
 from vocalnet.config import SpeechTokenizerConfig
 
-TOKEN_RATE_HZ = 25
 FRAMES_PER_TOKEN = 4  # 100 Hz log-mel
 
 
