@@ -34,7 +34,7 @@ RANKS = (
         "vocalnet.vocoder",
     },
     {"vocalnet.model", "vocalnet.checkpoint", "vocalnet.released"},
-    {"vocalnet.session", "vocalnet.metrics", "vocalnet.run_reader", "vocalnet.runs"},
+    {"vocalnet.session", "vocalnet.attention", "vocalnet.metrics", "vocalnet.run_reader", "vocalnet.runs"},
     {
         "vocalnet",
         "vocalnet.evaluation",

@@ -95,7 +95,7 @@ def record(model: Any, events: Sequence[Event], options: DecodeOptions | None = 
         raise ValueError("A run file holds a spoken answer; this one is text only. Ask with speech=True.")
     return Run(
         model=str(model.card.get("name", "unnamed")),
-        revision=str(model.card.get("revision") or fingerprint(model)),
+        revision=revision(model),
         decoder=model.decoders[0],
         options=options or model.talker.default_options(),
         question=question,
@@ -104,6 +104,11 @@ def record(model: Any, events: Sequence[Event], options: DecodeOptions | None = 
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         events=tuple(events),
     )
+
+
+def revision(model: Any) -> str:
+    """Returns which weights a model has: the checkpoint's own word for it, otherwise their fingerprint."""
+    return str(model.card.get("revision") or fingerprint(model))
 
 
 def fingerprint(model: torch.nn.Module) -> str:
@@ -200,12 +205,12 @@ def _write(run: Run, folder: Path) -> None:
         "date": run.date,
     }
     (folder / MANIFEST).write_text(json.dumps(manifest, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    lines = [json.dumps(_to_line(event), ensure_ascii=False) for event in run.events]
+    lines = [json.dumps(to_line(event), ensure_ascii=False) for event in run.events]
     (folder / EVENTS).write_text("\n".join(lines) + "\n", encoding="utf-8")
     write_wav(folder / AUDIO, result.audio, result.sample_rate_hz)
 
 
-def _to_line(event: Event) -> dict[str, Any]:
+def to_line(event: Event) -> dict[str, Any]:
     """Returns the JSON of one event; samples are in audio.wav, and the result in all files together."""
     values: dict[str, Any] = {"type": type(event).__name__, "t_s": event.t_s}
     match event:
