@@ -5,6 +5,7 @@
 #   make check              lint, format, types, import direction
 #   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
 #   make bench              speed at nano's and the published 1B's sizes -> results/bench-*.json (about ten minutes)
+#   make space              a folder for a hub Space with nano inside -> build/space (MODEL_REPO=user/name: what it shows)
 #   make eval               the held-out questions -> results/eval-nano.json, and into the README and nano's model card
 #
 # PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
@@ -22,7 +23,7 @@ VOICES := flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check nano eval bench
+.PHONY: demo test check nano eval bench space
 
 demo: $(STAMPS)/requirements
 	$(PY) app.py --model nano --port $(PORT)
@@ -43,6 +44,9 @@ eval: $(STAMPS)/requirements $(STAMPS)/voices
 	$(PY) -m vocalnet eval --set heldout --out results/eval-nano.json
 	$(PY) -m train.bundle
 	$(PY) -m vocalnet report --readme README.md
+
+space: $(STAMPS)/requirements
+	$(PY) -m vocalnet space --out build/space $(addprefix --models ,$(MODEL_REPO))
 
 bench: $(STAMPS)/requirements
 	$(PY) -m vocalnet bench --preset nano --what talker --long --out results/bench-nano-talker.json

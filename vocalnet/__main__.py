@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vocalnet.commands import benchmarks
+from vocalnet.commands import benchmarks, hub
 from vocalnet.commands import data as data_tools
 from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
 
@@ -37,6 +37,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 app.add_typer(data_tools.app, name="data")
+app.command()(hub.push)
+app.command()(hub.space)
 
 
 @dataclass(frozen=True)

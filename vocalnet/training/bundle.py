@@ -16,17 +16,20 @@ from safetensors import safe_open
 
 from vocalnet.checkpoint import HEADS_FOLDER
 from vocalnet.files import atomic_path, write_json
+from vocalnet.training.hub import LIBRARY, PIPELINE, front_matter
 
 COMPONENTS = ("encoder", "adaptor", "llm", "talker", "flow", "hift", "speech_tokenizer")
 MAX_HEADS_MB = 50  # of all further decoders together: a clone must stay quick
 OTHER_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
-CARD = """---
-license: apache-2.0
-language: en
-library_name: vocalnet
-pipeline_tag: audio-to-audio
----
-
+FACTS = {  # of the head of nano's card; no LLM was there before it, and its data set is made, not downloaded
+    "license": "apache-2.0",
+    "base_model": [],
+    "datasets": ["nano-synthetic"],
+    "language": ["en"],
+    "library_name": LIBRARY,
+    "pipeline_tag": PIPELINE,
+}
+CARD = """{front}
 # nano
 
 The embedded default of [VocalNet](https://github.com/SJTU-OmniAgent/VocalNet)'s reimplementation in this repository: a
@@ -52,7 +55,8 @@ as a recogniser (encoder; pace: an adaptor on it; drill: both together) and froz
 of the talker.
 {heads}
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
-wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs).
+wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs). The head
+of this card calls them nano-synthetic: `make nano` makes them anew, they are on no hub.
 {note}
 ## Measured
 {measured}
@@ -115,15 +119,16 @@ def model_card(folder: Path, results: Path, refusal: str) -> str:
         + " |"
         for name, entry in training.items()
     )
-    measured = _measured(json.loads(results.read_text())) if results.exists() else "\nNothing yet: run `make eval`.\n"
+    report = json.loads(results.read_text()) if results.exists() else None
     return CARD.format(
+        front=front_matter(FACTS, "nano", {f"results/{results.name}": report} if report else {}),
         parameters=card["parameters"],
         size=card["size"],
         refusal=refusal,
         heads=HEADS.format(names=", ".join(card["decoders"]), size=card["decoders_size"]) if "decoders" in card else "",
         note=f"\n{card['note']}\n" if card.get("note") else "",
         stages=stages,
-        measured=measured,
+        measured=_measured(report) if report else "\nNothing yet: run `make eval`.\n",
     )
 
 
