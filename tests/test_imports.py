@@ -44,6 +44,8 @@ RANKS = (
         "vocalnet.grids",
         "vocalnet.lab",
         "vocalnet.report",
+        "vocalnet.sounding",
+        "vocalnet.streaming",
         "vocalnet.data",
         "vocalnet.training",
         "vocalnet.nano",

@@ -78,9 +78,37 @@ def test_stream(loads, fake_model, question, tmp_path):
     record = last_json(result)
     assert record["first_audio_s"] == record["chunks"][0]["t_s"]
     assert [chunk["audio_s"] for chunk in record["chunks"]] == [0.4] * 4
+    assert record["lateness_s"][0] == 0 > record["lateness_s"][3]
     assert fake_model.answer in result.stderr
     assert fake_model.requests[0]["options"].mask == "streaming"
     assert soundfile.info(record["audio"]).frames == N_SAMPLES
+
+
+def test_stream_measures_the_examples(loads, fake_model, question, tmp_path):
+    from demo.examples import EXAMPLES
+
+    out = tmp_path / "stream.json"
+    result = run("stream", "--repeats", len(EXAMPLES), "--results", out, "--json")
+    report = json.loads(out.read_text())
+    assert last_json(result) == report
+    assert report["questions"] == [example.path.name for example in EXAMPLES]
+    assert [row["question"] for row in report["runs"]] == [*report["questions"][1:], report["questions"][0]]
+    assert report["cold"]["question"] == report["questions"][0]
+    assert (report["n_late"], report["n_chunks"]) == (0, 4 * len(EXAMPLES))
+    assert report["first_audio_s"] == 0.12  # the fake model's own word for it
+    assert {"machine", "date", "commit"} <= set(report)
+    assert run("stream", "--audio", question, "--repeats", 2).stdout.startswith("first sound 120 ms after the question")
+
+
+def test_stream_is_told_what_to_do(loads, question, tmp_path):
+    for arguments, sentence in (
+        (["--audio", question], "One answer needs --out"),
+        (["--audio", question, "--out", tmp_path / "a.wav", "--results", tmp_path / "r.json"], "give --repeats"),
+        (["--out", tmp_path / "a.wav"], "Leave it out of a measurement"),
+    ):
+        result = run("stream", *arguments)
+        assert (result.exit_code, sentence in result.stderr) == (2, True), result.stderr
+    assert loads == []
 
 
 @pytest.fixture

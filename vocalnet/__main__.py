@@ -18,11 +18,13 @@ import typer
 
 from vocalnet.commands import benchmarks, hub
 from vocalnet.commands import data as data_tools
+from vocalnet.commands import stream as streaming
 from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
 
 if TYPE_CHECKING:
     from vocalnet.decoder.options import DecodeOptions
     from vocalnet.events import Result
+    from vocalnet.vocoder.options import VocoderOptions
 
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, mps; the best available by default.")]
 Dtype = Annotated[str | None, typer.Option(help="float32, bfloat16, float16; float32 on a CPU by default.")]
@@ -56,6 +58,9 @@ class Generation:
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None
     seed: Annotated[int | None, typer.Option(help="Seed of the draws; a fresh one by default.")] = None
     max_tokens: Annotated[int | None, typer.Option(help="At most this many speech tokens.")] = None
+    voice: Annotated[str | None, typer.Option(help="A voice of the vocoder's folder, or a recording of one.")] = None
+    flow_steps: Annotated[int | None, typer.Option(help="Euler steps of the vocoder's flow (NFE).")] = None
+    flow_chunk: Annotated[int | None, typer.Option(help="Speech tokens per piece of a stream's flow.")] = None
     device: Device = None
     dtype: Dtype = None
     kernel: Annotated[str | None, typer.Option(help="plain, packed or int8 (approximate); packed on a CPU.")] = None
@@ -67,6 +72,19 @@ class Generation:
         names = ("tokens_per_step", "policy", "temperature", "seed", "max_tokens")
         given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         return DecodeOptions(**given, **more)
+
+    def sound(self) -> VocoderOptions | None:
+        """Returns the vocoder's options; None: the checkpoint's."""
+        from vocalnet.vocoder.options import VocoderOptions
+
+        if self.flow_steps is None and self.flow_chunk is None:
+            return None
+        return VocoderOptions(n_steps=self.flow_steps, chunk=self.flow_chunk)
+
+    def speech(self) -> dict[str, Any]:
+        """Returns how an answer sounds, as arguments of `Session.stream`; what was not given is left out."""
+        named = {"voice": self.voice, "sound": self.sound()}
+        return {name: value for name, value in named.items() if value is not None}
 
     def load(self) -> Any:
         """Returns the loaded model."""
@@ -107,7 +125,7 @@ def s2s(generation: Generation, audio: Audio, out: Out, as_json: AsJson = False)
     """Answers a spoken question in speech: a WAV file, and the text."""
     _check_question(audio, out)
     options = generation.options()
-    result = generation.load().respond(audio=audio, options=options)
+    result = generation.load().respond(audio=audio, options=options, **generation.speech())
     show(_save_speech(result, out), as_json)
 
 
@@ -115,29 +133,48 @@ def s2s(generation: Generation, audio: Audio, out: Out, as_json: AsJson = False)
 @generating
 def stream(
     generation: Generation,
-    audio: Audio,
-    out: Out,
+    audio: Annotated[
+        Path | None, typer.Option(help="The spoken question; without one, the page's examples are measured.")
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Where the answer's WAV goes.")] = None,
     mask: Annotated[
         str, typer.Option(help="streaming: speech starts before the text is complete; or full.")
     ] = "streaming",
+    text_chunk: Annotated[int | None, typer.Option(help="C_t, text tokens per chunk; the checkpoint's own.")] = None,
+    speech_chunk: Annotated[
+        int | None, typer.Option(help="C_s, speech tokens per chunk; the checkpoint's own.")
+    ] = None,
+    repeats: Annotated[
+        int | None, typer.Option(help="Measure so many warm answers instead, 20 of the examples.", min=1)
+    ] = None,
+    results: Annotated[Path | None, typer.Option(help="Where the measurement goes, JSON.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Answers as s2s does, shows the text while it comes, and tells when each chunk of sound was ready."""
-    from vocalnet.events import AudioChunk, Finished, TextDelta
+    """Answers as s2s does, shows the text while it comes, and tells when each chunk of sound was ready; or measures."""
+    from vocalnet import files
 
-    _check_question(audio, out)
-    options = generation.options(mask=mask)
-    chunks = []
-    for event in generation.load().stream(audio=audio, options=options):
-        if isinstance(event, TextDelta):
-            typer.echo(event.text, nl=False, err=True)
-        elif isinstance(event, AudioChunk):
-            chunks.append({"t_s": event.t_s, "audio_s": len(event.samples) / event.sample_rate_hz})
-        elif isinstance(event, Finished):
-            result = event.result
-    tell("")
-    first_audio_s = chunks[0]["t_s"] if chunks else None
-    show({**_save_speech(result, out), "first_audio_s": first_audio_s, "chunks": chunks}, as_json)
+    options = generation.options(mask=mask, text_chunk=text_chunk, speech_chunk=speech_chunk)
+    asked = streaming.Asked(audio, repeats, results)
+    is_measured = audio is None or repeats is not None
+    if is_measured and out is not None:
+        raise ValueError(
+            "--out is for a single answer. Leave it out of a measurement, or give --audio without --repeats."
+        )
+    if not is_measured and (out is None or results is not None):
+        raise ValueError("One answer needs --out, the WAV to write. To measure instead, give --repeats, and --results.")
+    for name in (out, results):
+        if name is not None:
+            files.check_writable(name)
+    if audio is not None:
+        _check_question(audio)
+    if is_measured:
+        report, text = streaming.measure(generation.load(), asked, options, generation.speech())
+        show(report, as_json, text=text)
+    else:
+        assert audio is not None
+        assert out is not None
+        result, times = streaming.answer(generation.load(), audio, options, generation.speech())
+        show({**_save_speech(result, out), **times}, as_json)
 
 
 @app.command("eval")

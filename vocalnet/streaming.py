@@ -1,0 +1,111 @@
+"""The protocol of `vocalnet stream --repeats`: how soon an answer sounds, how fast it is made, whether a chunk is late.
+
+Questions take turns. The first answer of all is told apart as cold; the others are warm. Times count from the call,
+which gets the whole question: from the question's end.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping
+from dataclasses import asdict, is_dataclass
+from typing import Any
+
+from vocalnet.decoder.options import DecodeOptions
+from vocalnet.events import AudioChunk, Event, Finished, Timings
+from vocalnet.metrics.latency import real_time_factor, summarise
+from vocalnet.provenance import provenance
+from vocalnet.session import STAGES
+
+
+def lateness(events: list[Event]) -> list[float]:
+    """Returns by how many seconds each chunk of sound comes after its playing time; below 0: so much before it.
+
+    Playing starts with the first chunk and never waits, so a late chunk does not excuse those after it.
+    """
+    chunks = [event for event in events if isinstance(event, AudioChunk)]
+    late_s, due_s = [], chunks[0].t_s if chunks else 0.0
+    for chunk in chunks:
+        late_s.append(chunk.t_s - due_s)
+        due_s += len(chunk.samples) / chunk.sample_rate_hz
+    return late_s
+
+
+def observed(question: str, events: list[Event]) -> dict[str, Any]:
+    """Returns what the clock says of one answer.
+
+    Raises:
+        ValueError: it holds no sound.
+    """
+    chunks = [event for event in events if isinstance(event, AudioChunk)]
+    if not chunks:
+        raise ValueError(f"The answer to {question} holds no sound: there is nothing to time. Ask something else.")
+    first = next(event for event in events if isinstance(event, Timings) and "first_audio" in event.stages)
+    (result,) = (event.result for event in events if isinstance(event, Finished))
+    audio_s = sum(len(chunk.samples) / chunk.sample_rate_hz for chunk in chunks)
+    return {
+        "question": question,
+        "text": result.text,
+        "first_text_s": result.timings["first_text"],
+        "first_audio_s": result.timings["first_audio"],
+        "total_s": result.timings["total"],
+        "audio_s": audio_s,
+        "real_time_factor": result.timings["total"] / audio_s,
+        "lateness_s": lateness(events),
+        "stages": {name: first.stages[name] for name in STAGES if name != "load"},  # up to the first sound
+    }
+
+
+def measure(
+    model: Any,
+    questions: Mapping[str, Any],
+    repeats: int,
+    options: DecodeOptions,
+    speech: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Returns the results of `repeats` warm answers after a cold one.
+
+    Args:
+        model: what answers.
+        questions: recordings by name, as for `Session.stream`; they take turns.
+        repeats: how many answers count.
+        options: how they are spoken.
+        speech: further arguments of `Session.stream`: sound and voice.
+
+    Raises:
+        ValueError: a question cannot be used, or its answer holds no sound.
+    """
+    names = list(questions)
+
+    def answer(number: int) -> dict[str, Any]:
+        name = names[number % len(names)]
+        return observed(name, list(model.stream(audio=questions[name], options=options, **(speech or {}))))
+
+    cold, *runs = [answer(number) for number in range(1 + repeats)]
+    late_s = [seconds for run in runs for seconds in run["lateness_s"]]
+    firsts = [run["first_audio_s"] for run in runs]
+    return {
+        "repeats": repeats,
+        "questions": names,
+        "first_audio_s": statistics.median(firsts),
+        "first_audio": summarise(firsts),
+        "real_time_factor": real_time_factor([run["total_s"] for run in runs], [run["audio_s"] for run in runs]),
+        "n_chunks": len(late_s),
+        "n_late": sum(seconds > 0 for seconds in late_s),
+        "worst_lateness_s": _worst(runs),
+        "stages": {name: statistics.median(run["stages"][name] for run in runs) for name in cold["stages"]},
+        "cold": cold,
+        "runs": runs,
+        "options": asdict(options),
+        "speech": {name: asdict(value) if is_dataclass(value) else value for name, value in (speech or {}).items()},
+        "kernel": getattr(model, "kernel", "plain"),
+        "decoder": model.decoders[0],
+        "model": model.card.get("name", "unnamed"),
+        "device": str(model.device),
+        **provenance(options.seed),
+    }
+
+
+def _worst(runs: list[dict[str, Any]]) -> float | None:
+    """Returns the largest lateness of any chunk but the first of its answer, None if there is no other."""
+    return max((seconds for run in runs for seconds in run["lateness_s"][1:]), default=None)
