@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from train.newcomer import read_page
 
 README = Path(__file__).parents[1] / "README.md"
 
@@ -22,10 +23,9 @@ class Page:
 
 def adding_a_head() -> Page:
     """Reads the page and runs its Python."""
-    text = README.read_text().split("## Adding a head\n")[1].split("\n## ")[0]
-    blocks = dict(re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL))
-    row = re.search(r'`"(\w+)": (\w+),`', text)
+    text = README.read_text()
+    page = read_page(text)
     module: dict[str, Any] = {}
-    exec(compile(blocks["python"], "README.md", "exec"), module)
-    assert f"configs/heads/{row[1]}.yaml" in text
-    return Page(row[1], module[row[2]], blocks["yaml"], blocks[""].strip())
+    exec(compile(page.code, "README.md", "exec"), module)
+    assert f"configs/heads/{page.name}.yaml" in text
+    return Page(page.name, module[page.class_name], page.config, page.training)

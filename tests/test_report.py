@@ -107,3 +107,40 @@ def test_the_readme_is_up_to_date():
     readme = (ROOT / "README.md").read_text()
     results = sorted((ROOT / "results").glob("*.json"))
     assert fill(readme, sections(load_results(results))) == readme, "run: vocalnet report --readme README.md"
+
+
+WHERE = {key: BENCH[key] for key in ("machine", "date", "commit", "seed")}
+
+
+def test_benchmark_table():
+    def measured(mean, n=2):
+        return {"mean": mean, "ci95": [mean - 1, mean + 1] if mean is not None else None, "n": n}
+
+    row = {"n": 2, "n_of_the_benchmark": 300, "unit": "percent right", "s->t": measured(50.0), "s->s": measured(None)}
+    report = {
+        "n": 2,
+        "n_of_the_benchmark": 2499,
+        "sets": {"llama_questions": {**row, "wer": {"wer": 0.1, "ci95": [0.05, 0.2]}, "utmos": measured(4.2)}},
+        "means": {"item_weighted": {"right s->t": 50.0, "wer": 0.1, "utmos": 4.2}},
+        "judge": {"name": "stub", "date": "2026-01-02"},
+        "asr": "pocketsphinx",
+        **WHERE,
+    }
+    table = sections({"oab": report})["oab"]
+    (found,) = lines(table, "| llama_questions |")
+    cells = [cell.strip() for cell in found.strip("|").split("|")]
+    assert cells[1:] == ["2 of 300", "percent right", "50.00 [49.00, 51.00]", "–", "10.0 [5.0, 20.0]", cells[-1]]
+    assert cells[-1] == "4.20 [3.20, 5.20]"
+    (mean,) = lines(table, "| mean, item weighted |")
+    assert mean == "| mean, item weighted | 2 | percent right | 50.00 | – | 10.0 | 4.20 |"
+    assert "Judge: stub, 2026-01-02. Recogniser: pocketsphinx." in table
+
+
+def test_likelihood_and_newcomer_tables():
+    row = {"nll": 1.5, "ci95": [1.0, 2.0], "perplexity": 4.4817, "n_tokens": 12}
+    report = {"n": 3, "n_spoken": 2, "mask": "full", "text": row, "heads": [row], **WHERE}
+    assert "| head 0 | 1.500 [1.000, 2.000] | 4.48 | 12 |" in sections({"nll": report})["nll"]
+    steps = [{"step": "python -m train.run", "seconds": 12.34}]
+    table = sections({"newcomer": {"newcomer": steps, "total_s": 12.3, "head": "x", "rows": [], **WHERE}})["newcomer"]
+    assert "| python -m train.run | 12.3 |" in table
+    assert "| all | 12.3 |" in table

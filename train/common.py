@@ -13,7 +13,7 @@ import torch
 import yaml
 from transformers import AutoConfig, AutoTokenizer
 
-from vocalnet.checkpoint import load_component
+from vocalnet.checkpoint import NANO, load_component
 from vocalnet.config import VocalNetConfig, from_dict
 from vocalnet.experts import experts
 from vocalnet.files import write_json
@@ -60,7 +60,10 @@ def load_recipes(scale: str, work: Path) -> dict[str, Recipe]:
         known = ", ".join(sorted(p.stem for p in CONFIGS.glob("*.yaml")))
         raise ValueError(f"There is no recipe {scale!r}. Available: {known}")
     content = yaml.safe_load(path.read_text())
-    model = from_dict(VocalNetConfig, content["model"], f"{path.name}: model")
+    if content["model"] == "nano":  # a recipe that goes on from the shipped checkpoint
+        model = VocalNetConfig.from_file(NANO / "config.json")
+    else:
+        model = from_dict(VocalNetConfig, content["model"], f"{path.name}: model")
     return {stage: Recipe(stage, work, content["seed"], model, options) for stage, options in content["stages"].items()}
 
 

@@ -3,7 +3,8 @@
 All of them (python -m train.run --only heads) learn from the same frozen model's states on the same answers, which the
 first training keeps on disk for the others, and with the same steps and batches: the budget that the scale's yaml names
 under `heads`. Each starts from fresh weights, projector and decoder layers included, so that none inherits what another
-decoder was trained for. The seed is that of weights, batches and dropout; the answers are the same under every seed.
+decoder was trained for; unless the yaml says `start: talker`, for a quick first look. The seed is that of weights,
+batches and dropout; the answers are the same under every seed.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from pathlib import Path
 
 import torch
 import yaml
+from safetensors.torch import load_file
 
 from train.common import CONFIGS, Recipe, assemble, load_recipes, run_once
 from vocalnet.checkpoint import save_decoder
@@ -61,6 +63,14 @@ def common_speeches(recipe: Recipe) -> list[Speeches]:
     ]
 
 
+def start_from(talker: Talker, path: Path) -> list[str]:
+    """Takes over a trained talker's weights that this one has too, by name and shape; returns the others' names."""
+    trained, own = load_file(path), talker.state_dict()
+    shared = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
+    talker.load_state_dict(shared, strict=False)
+    return sorted(own.keys() - shared.keys())
+
+
 def train_head(recipe: Recipe, head: str, seed: int) -> None:
     """Trains a decoder into the checkpoint's heads/, as HEAD, or as HEAD_seedN under another seed than the scale's."""
     name = head if seed == recipe.seed else f"{head}_seed{seed}"
@@ -71,6 +81,8 @@ def train_head(recipe: Recipe, head: str, seed: int) -> None:
         answers, dev = common_speeches(recipe)
         torch.manual_seed(seed)
         talker = Talker(config)
+        if recipe.config.get("start") == "talker":
+            start_from(talker, recipe.checkpoint / "talker.safetensors")
         fit_talker(talker, answers, dev, folder, recipe.config, seed)
         assert recipe.model.talker is not None
         save_decoder(recipe.checkpoint, name, talker, recipe.model.talker, torch.float16)

@@ -2,6 +2,7 @@
 
 python -m train.run --scale full            (make nano)
 python -m train.run --scale smoke           (make nano SCALE=smoke): every stage for a few steps
+python -m train.run --scale newcomer        the shipped nano and a small corpus, to train one more decoder on
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from train.stages import STAGES
 
 def run_stage(name: str, scale: str, work: Path) -> None:
     """Runs one stage unless its `done.json` exists."""
-    recipe = load_recipes(scale, work)[name]
+    recipes = load_recipes(scale, work)
+    if name not in recipes:
+        raise ValueError(f"The recipe {scale!r} has no stage {name!r}. It has: {', '.join(recipes)}")
+    recipe = recipes[name]
     run_once(name, recipe.folder, recipe.seed, lambda: STAGES[name](recipe))
 
 
@@ -33,7 +37,7 @@ def main() -> int:
     torch.set_num_threads(arguments.threads)
     work = arguments.work or Path("work") / arguments.scale
     try:
-        for name in arguments.only or STAGES:
+        for name in arguments.only or load_recipes(arguments.scale, work):
             run_stage(name, arguments.scale, work)
     except ValueError as error:
         print(error, file=sys.stderr)

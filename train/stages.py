@@ -5,6 +5,7 @@ Each reads the corpus and the components made before it, and leaves its own comp
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 
 from torch import nn
@@ -12,7 +13,7 @@ from transformers import AutoTokenizer
 
 from train.common import Recipe, assemble
 from train.heads import train_head
-from vocalnet.checkpoint import load_component, save_component
+from vocalnet.checkpoint import NANO, load_component, save_component
 from vocalnet.experts import experts
 from vocalnet.files import write_json
 from vocalnet.training.answers import Answers
@@ -25,6 +26,12 @@ from vocalnet.training.stage_talker import train_talker
 from vocalnet.training.stage_text import train_text
 from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
 from vocalnet.training.stage_vocoder import train_vocoder
+from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
+
+
+def nano(recipe: Recipe) -> None:
+    """Starts from the shipped checkpoint, as if its stages had been run here."""
+    shutil.copytree(NANO, recipe.checkpoint, dirs_exist_ok=True)
 
 
 def synthesize(recipe: Recipe) -> None:
@@ -41,6 +48,14 @@ def tokenizer(recipe: Recipe) -> None:
     for split in ("train", "dev"):
         write_units(trained, Answers(recipe.data, split, recipe.model.hift), recipe.data)
     save_component(recipe.checkpoint, "speech_tokenizer", trained)
+
+
+def units(recipe: Recipe) -> None:
+    """Writes the tokens of every answer by the speech tokenizer that the checkpoint has."""
+    ready = SpeechTokenizer(recipe.model.speech_tokenizer)
+    load_component(recipe.checkpoint, "speech_tokenizer", ready)
+    for split in ("train", "dev"):
+        write_units(ready.eval().requires_grad_(False), Answers(recipe.data, split, recipe.model.hift), recipe.data)
 
 
 def vocoder(recipe: Recipe) -> None:
@@ -123,7 +138,9 @@ def heads(recipe: Recipe) -> None:
 
 
 STAGES: dict[str, Callable[[Recipe], None]] = {
+    "nano": nano,
     "synthesize": synthesize,
+    "units": units,
     "tokenizer": tokenizer,
     "vocoder": vocoder,
     "flow": flow,

@@ -156,7 +156,55 @@ def bench_tables(report: dict[str, Any]) -> dict[str, str]:
     return {"": _table([name.replace("_", " ") for name in columns], rows) + _provenance(report, how)}
 
 
+def benchmark_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `vocalnet eval --set openaudiobench`: a row for every set, and their means."""
+
+    def measured(found: dict[str, Any] | None) -> str:
+        if not found or found["mean"] is None:
+            return NONE
+        low, high = found["ci95"]
+        return f"{found['mean']:.2f} [{low:.2f}, {high:.2f}]"
+
+    qualities = sorted({key for row in report["sets"].values() for key in row if key in ("utmos", "dnsmos_p808")})
+    header = ["set", "items", "unit", "s->t [95 %]", "s->s [95 %]", "WER % [95 %]", *qualities]
+    rows = []
+    for name, row in report["sets"].items():
+        wer = row["wer"] or {"wer": None, "ci95": None}
+        cells = [name, f"{row['n']} of {row['n_of_the_benchmark']}", row["unit"], measured(row["s->t"])]
+        cells += [measured(row["s->s"]), _percent(wer["wer"], wer["ci95"])]
+        rows.append([*cells, *(measured(row.get(name)) for name in qualities)])
+    for how, means in report["means"].items():
+        right = [_number(means.get(f"right {arrow}"), 2) for arrow in ("s->t", "s->s")]
+        wer = _percent(means.get("wer"), None)
+        rows.append([f"mean, {how.replace('_', ' ')}", str(report["n"]), "percent right", *right, wer])
+        rows[-1] += [_number(means.get(name), 2) for name in qualities]
+    judge = f"Judge: {report['judge']['name']}, {report['judge']['date']}. Recogniser: {report['asr'] or 'none'}."
+    return {"": _table(header, rows) + _provenance(report, judge)}
+
+
+def likelihood_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `vocalnet eval --set nll`: text, then every speech head."""
+    rows = []
+    for what, row in [("text", report["text"]), *((f"head {k}", row) for k, row in enumerate(report["heads"]))]:
+        low, high = row["ci95"]
+        rows.append(
+            [what, f"{row['nll']:.3f} [{low:.3f}, {high:.3f}]", f"{row['perplexity']:.2f}", str(row["n_tokens"])]
+        )
+    header = ["of", "nats per token [95 %]", "perplexity", "tokens"]
+    return {"": _table(header, rows) + _provenance(report, f"{report['n']} answers, mask {report['mask']}.")}
+
+
+def newcomer_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `python -m train.newcomer`: the seconds of every step."""
+    rows = [[step["step"], f"{step['seconds']:.1f}"] for step in report["newcomer"]]
+    note = _provenance(report, "The machine's seconds; reading and typing come on top.")
+    return {"": _table(["step", "seconds"], [*rows, ["all", f"{report['total_s']:.1f}"]]) + note}
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key that only such a report has
+    "n_of_the_benchmark": benchmark_tables,
+    "n_spoken": likelihood_tables,
+    "newcomer": newcomer_tables,
     "ceilings": grid_tables,
     "right_by_topic": evaluation_tables,
     "preset": bench_tables,

@@ -12,10 +12,11 @@ from readme import adding_a_head
 
 import train.heads
 from train.common import CONFIGS, Recipe, load_recipes
-from train.heads import common_speeches, head_config, train_head
+from train.heads import common_speeches, head_config, start_from, train_head
 from vocalnet.audio import write_wav
 from vocalnet.checkpoint import load, save_component
 from vocalnet.decoder.heads import HEADS
+from vocalnet.decoder.talker import Talker
 from vocalnet.files import write_json
 from vocalnet.training.stage_talker import gather_speeches
 
@@ -101,6 +102,20 @@ def test_answers_are_heard_again_when_the_model_has_changed(recipe, gathered, ti
     save_component(recipe.checkpoint, "adaptor", tiny_model.adaptor, torch.float32)
     common_speeches(replace(recipe, config=OPTIONS | {"per_answer": 1}))
     assert len(gathered) == 6
+
+
+def test_a_head_may_start_from_the_trained_talker(recipe, tiny_model):
+    own = tiny_model.talker.half().float()
+    talker = Talker(replace(own.config, head="group_linear", group_size=3))
+    fresh = start_from(talker, recipe.checkpoint / "talker.safetensors")
+    assert torch.equal(talker.decoder.layers[0].mlp.gate_proj.weight, own.decoder.layers[0].mlp.gate_proj.weight)
+    assert torch.equal(talker.embedding.weight, own.embedding.weight)
+    assert fresh
+    assert all(key.startswith("head.") for key in fresh)
+    started = replace(recipe, config=OPTIONS | {"start": "talker", "loop": {**OPTIONS["loop"], "lr": 0.0}})
+    train_head(started, "ntp", 1)
+    trained = load(recipe.checkpoint, decoder="ntp", kernel="plain").talker
+    assert torch.equal(trained.embedding.weight, own.embedding.weight)
 
 
 def test_names_are_checked_first(recipe, gathered):

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import vocalnet
-from train.stages import STAGES
+from train.common import load_recipes
 from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
 
 ROOT = Path(__file__).parents[2]
@@ -46,7 +46,7 @@ def test_further_decoders_come_with_it(work):
 
 def test_every_stage_logs_its_losses(work):
     heads = {f"heads/{name}" for name in ("ntp", "ntp_seed2", "group_linear_3")}
-    for stage in (set(STAGES) - {"synthesize", "heads"}) | heads:
+    for stage in (load_recipes("smoke", work).keys() - {"synthesize", "heads"}) | heads:
         rows = [json.loads(line) for line in (work / "runs" / stage / "metrics.jsonl").read_text().splitlines()]
         assert all(row["total"] == pytest.approx(row["total"]) for row in rows), stage
         assert json.loads((work / "runs" / stage / "done.json").read_text())["commit"]
