@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections import Counter
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any
@@ -19,6 +19,7 @@ STOPPED = "Stopped."
 BUSY = "The model is busy and the waiting line is full. Try again in a minute."
 
 Views = Generator[Any, None, None]  # what an event's function yields, one view of the page after another
+Stops = Counter[str | None]  # by visitor
 Problem = Callable[[str | None], str | None]  # a clip to a sentence on what is wrong with it
 MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # one use of the model at a time
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
@@ -62,24 +63,15 @@ def wire(
         problem: what is wrong with it, said before the job waits for the model.
     """
     start, stop, status = controls.start, controls.stop, controls.status
-    stops: Counter[str | None] = Counter()  # by visitor
-    n_stops = gr.State(0)  # when Start was pressed
+    stops: Stops = Counter()
     gate = [] if clip is None else [clip]
 
     def check(clip: str | None) -> dict[str, Any]:
         found = problem(clip)
         return gr.validate(found is None, found or "")
 
-    def begin(request: gr.Request, *clips: str) -> dict[Any, Any]:
-        held = {start: gr.update(interactive=False), stop: gr.update(interactive=True)}
-        return {**held, status: busy(WAITING), n_stops: stops[request.session_hash]}
-
     def rest(*clips: str | None) -> dict[Any, Any]:
         return {start: gr.update(interactive=None not in clips), stop: gr.update(interactive=False)}
-
-    def halt(request: gr.Request) -> dict[str, Any]:
-        stops[request.session_hash] += 1
-        return gr.update(interactive=False)
 
     def change(clip: str | None, request: gr.Request) -> dict[Any, Any]:
         stops[request.session_hash] += 1
@@ -88,19 +80,65 @@ def wire(
         return {**rest(clip), status: line}
 
     buttons = [start, stop]
-    begun = start.click(
-        begin, gate, [*buttons, status, n_stops], validator=check if gate else None, concurrency_limit=None, **QUIET
-    )
-    done = begun.success(_stoppable(run, status, stops), [n_stops, *inputs], [status, *outputs], **MODEL, **QUIET)
-    for event in (begun, done):
-        event.failure(lambda: render.status(BUSY, "problem"), None, status, **AT_ONCE)  # what else fails is drawn
+    held = {start: gr.update(interactive=False), stop: gr.update(interactive=True)}
+    begins = functools.partial(start.click, validator=check if gate else None)
+    done = connect(stops, begins, stop.click, status, run, inputs, outputs, gate, held)
+    stop.click(lambda: gr.update(interactive=False), None, stop, **AT_ONCE)
     done.then(rest, gate, buttons, **AT_ONCE)
-    stop.click(halt, None, stop, **AT_ONCE)
     if clip is not None:
         clip.change(change, clip, [*buttons, status], **AT_ONCE)
 
 
-def _stoppable(run: Callable[..., Views], status: gr.HTML, stops: Counter[str | None]) -> Callable[..., Views]:
+def connect(
+    stops: Stops,
+    begins: Callable[..., Any],
+    halts: Callable[..., Any],
+    status: gr.HTML,
+    run: Callable[..., Views],
+    inputs: Sequence[Any],
+    outputs: Sequence[Any],
+    gate: Sequence[Any] = (),
+    held: Mapping[Any, Any] | None = None,
+    has_model: bool = True,
+) -> Any:
+    """Connects the event that begins a job, which also ends the visitor's job before, and the one that halts it.
+
+    Args:
+        stops: how often each visitor has ended a job; may be shared by kinds of jobs that end each other.
+        begins: a listener such as `button.click`; its function takes the `gate`.
+        halts: a listener, too.
+        status: says what is going on.
+        run: as for `wire`.
+        inputs: what it takes after the visitor.
+        outputs: what it may draw.
+        gate: components that the first event reads.
+        held: what it shows at once.
+        has_model: the job waits for its turn with the model.
+
+    Returns:
+        The end of a job, as an event.
+    """
+    n_stops = gr.State(0)  # when the job was begun
+    shown = dict(held or {})
+
+    def begin(request: gr.Request, *values: Any) -> dict[Any, Any]:
+        stops[request.session_hash] += 1
+        return {**shown, status: busy(WAITING), n_stops: stops[request.session_hash]}
+
+    def halt(request: gr.Request) -> None:
+        stops[request.session_hash] += 1
+
+    rules = {"trigger_mode": "multiple", **QUIET}
+    begun = begins(begin, list(gate), [*shown, status, n_stops], concurrency_limit=None, **rules)
+    place = MODEL if has_model else {"concurrency_limit": None}
+    done = begun.success(_stoppable(run, status, stops), [n_stops, *inputs], [status, *outputs], **place, **rules)
+    for event in (begun, done):
+        event.failure(lambda: render.status(BUSY, "problem"), None, status, **AT_ONCE)  # what else fails is drawn
+    halts(halt, None, None, **AT_ONCE)
+    return done
+
+
+def _stoppable(run: Callable[..., Views], status: gr.HTML, stops: Stops) -> Callable[..., Views]:
     """Returns what draws a job until its visitor's count of `stops` has changed, and then or on failure says so."""
 
     def draw(n_stops: int, request: gr.Request, *values: Any) -> Views:

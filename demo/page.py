@@ -6,6 +6,7 @@ import argparse
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -20,6 +21,7 @@ from demo.theme import CSS, THEME
 
 CACHE_S = 3600
 MAX_WAITING = 16
+DROP_SCRIPT = (Path(__file__).parent / "drop.js").read_text()
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -40,7 +42,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def new_page(app: App) -> Iterator[gr.Blocks]:
     """Opens a page with the header; the caller fills it."""
     with gr.Blocks(title="VocalNet", analytics_enabled=False, delete_cache=(CACHE_S, CACHE_S)) as blocks:
-        gr.HTML(render.header(app.name, str(app.model.device)))
+        gr.HTML(render.header(app.name, str(app.model.device)), js_on_load=DROP_SCRIPT)
         yield blocks
 
         def forget(request: gr.Request) -> None:

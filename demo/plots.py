@@ -6,14 +6,20 @@ import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+
+from vocalnet.attention import AnswerAttention
+from vocalnet.metrics.playback import Playback
 
 TEAL, SLATE, RED = "#0d9488", "#64748b", "#dc2626"
 COLOURS = (TEAL, "#7c3aed", "#d97706", "#2563eb", "#be185d", "#4d7c0f")
 MARKERS = "osD^vP"
 LABEL_HEIGHTS = (4, -10, 14, -20)  # points
 DPI = 160
+HEAT = LinearSegmentedColormap.from_list("teal", ["white", TEAL]).with_extremes(bad="#e2e8f0")
 MEASURES = {"max_prob": "maximum probability", "entropy": "entropy (nats)"}
 
 
@@ -121,6 +127,85 @@ def token_histograms(summary: Mapping[str, Any], title: str = "", measures: Sequ
             axes.legend(frameon=False, fontsize=8, title="mean")
     if title:
         figure.suptitle(title)
+    return figure
+
+
+def waterfall(stages: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]) -> Figure:
+    """Returns the stages one after another up to the first audio: medians with whiskers to p90, and cold in grey.
+
+    Args:
+        stages: {"p50", "p90", "cold"} of each in seconds, the whole ("sum") last; "cold" may be None.
+        labels: their names.
+    """
+    figure = Figure(figsize=(6.8, 3.6), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    kinds = [("cold", "#cbd5e1", "cold"), ("p50", TEAL, "warm, median")]
+    kinds = [kind for kind in kinds if stages["sum"][kind[0]] is not None]
+    height = 0.8 / len(kinds)
+    for n, (kind, colour, name) in enumerate(kinds):
+        begun = 0.0
+        for place, (stage, numbers) in enumerate(stages.items()):
+            length = 1000 * numbers[kind]
+            start = 0.0 if stage == "sum" else begun
+            y = place + (n - (len(kinds) - 1) / 2) * height
+            drawn = axes.barh(y, length, left=start, height=0.9 * height, color=colour, label=None if place else name)
+            spread = 1000 * (numbers["p90"] - numbers["p50"]) if kind == "p50" else 0.0
+            if spread > 0:
+                axes.errorbar(start + length, y, xerr=[[0], [spread]], color=SLATE, elinewidth=0.8, capsize=2)
+            axes.bar_label(drawn, [f"{length:.1f}"], padding=4 if not spread else 10, fontsize=7, color=SLATE)
+            begun += length
+    axes.set_yticks(range(len(stages)), [labels[stage] for stage in stages], fontsize=8)
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    _label(axes, "milliseconds since the call", "")
+    axes.legend(frameon=False, fontsize=8, loc="lower left", bbox_to_anchor=(0, 1), ncols=2)
+    return figure
+
+
+def playback(heard: Playback) -> Figure:
+    """Returns the seconds of an answer that are there and that have been heard, over the time since the call."""
+    figure = Figure(figsize=(6.8, 3.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    produced, played = heard.produced(), heard.played()
+    end_s = played[-1][0] if played else 0.0
+    there = [*produced, (end_s, produced[-1][1])] if produced else []
+    for points, colour, name in ((there, TEAL, "produced"), (played, "#7c3aed", "played")):
+        axes.plot([t_s for t_s, _ in points], [sound_s for _, sound_s in points], color=colour, label=name)
+    for start, gap in zip(heard.starts_s[1:], heard.gaps_s, strict=True):
+        if gap > 0:
+            axes.axvspan(start - gap, start, color=RED, alpha=0.2, lw=0)
+    _label(axes, "seconds since the call", "seconds of sound")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    if there:
+        axes.legend(frameon=False, fontsize=8)
+    return figure
+
+
+def heads(seen: AnswerAttention) -> Figure:
+    """Returns the attention of every layer and head: text down, speech to the right, forbidden cells grey."""
+    weights = np.sqrt(seen.attention.text.float().cpu().numpy())  # (layers, H, L_s, L_t), small ones made visible
+    n_layers, n_heads, _, n_text = weights.shape
+    shut = ~seen.attention.visible[:, :n_text].cpu().numpy()
+    figure = Figure(figsize=(2.1 * n_heads, 1.7 * n_layers), dpi=DPI, layout="constrained")
+    for layer, row in enumerate(figure.subplots(n_layers, n_heads, squeeze=False)):
+        for head, axes in enumerate(row):
+            axes.imshow(np.ma.masked_where(shut, weights[layer, head]).T, cmap=HEAT, vmin=0, vmax=1, aspect="auto")
+            axes.set_title(f"{layer + 1}.{head + 1}: {seen.scores[layer, head]:.2f}", fontsize=7)
+            axes.set_xticks([])
+            axes.set_yticks(range(n_text) if head == 0 else [], seen.pieces if head == 0 else [], fontsize=5)
+    return figure
+
+
+def durations(histogram: Mapping[str, Sequence[float]]) -> Figure:
+    """Returns how many questions and answers last how long: {"edges_s", "questions", "answers"}, counts per bin."""
+    figure = Figure(figsize=(6.4, 3.2), dpi=DPI, layout="constrained")
+    axes = figure.subplots()
+    for name, colour in (("questions", SLATE), ("answers", TEAL)):
+        if any(histogram[name]):
+            axes.stairs(histogram[name], histogram["edges_s"], color=colour, fill=True, alpha=0.5, label=name)
+    axes.legend(frameon=False, fontsize=8)
+    _label(axes, "duration (s)", "entries")
     return figure
 
 

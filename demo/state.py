@@ -10,8 +10,10 @@ from typing import Any
 
 import vocalnet
 from demo.examples import EXAMPLES
+from demo.recorded import recorded_runs
 from demo.visits import Visits
 from vocalnet.evaluation import Judges
+from vocalnet.events import Event
 
 log = logging.getLogger(__name__)
 
@@ -25,6 +27,7 @@ class App:
         model: the loaded model; `model.decoders[0]` is the decoder it was loaded with, none where it only writes.
         load_s: seconds from the call of load to a model in memory.
         warmup_s: seconds of the first answer, which also pays for allocations and kernel selection.
+        first_answer: its events.
         judges: who hears and scores the answers of a lab.
         visits: what each visitor has made so far.
     """
@@ -33,6 +36,7 @@ class App:
     model: Any
     load_s: float
     warmup_s: float = 0.0
+    first_answer: tuple[Event, ...] = field(default=(), repr=False)
     judges: Judges = field(default_factory=Judges, repr=False)
     visits: Visits = field(default_factory=Visits, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
@@ -47,15 +51,17 @@ class App:
         start = time.perf_counter()
         model = vocalnet.load(name, device=device, dtype=dtype)
         load_s = time.perf_counter() - start
-        app = cls(name=name, model=model, load_s=load_s)
+        app = cls(name=name, model=model, load_s=load_s, visits=Visits(recorded_runs()))
         app.warm_up()
         log.info("%s on %s: loaded in %.1f s, warmed up in %.1f s", name, model.device, app.load_s, app.warmup_s)
         return app
 
     def warm_up(self) -> None:
-        """Answers one example clip and keeps the seconds that it took."""
+        """Answers one example clip, as a stream where the model speaks, and keeps the events and the seconds."""
         start = time.perf_counter()
-        self.model.respond(audio=str(EXAMPLES[0].path), speech=self.has_speech)
+        options = self.model.talker.default_options("streaming") if self.has_speech else None
+        answer = self.model.stream(audio=str(EXAMPLES[0].path), speech=self.has_speech, options=options)
+        self.first_answer = tuple(answer)
         self.warmup_s = time.perf_counter() - start
 
     @property

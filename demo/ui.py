@@ -9,7 +9,7 @@ import gradio as gr
 
 from demo.page import new_page
 from demo.state import App
-from demo.tabs import about, speech_to_speech, speech_to_text, speedup_lab, token_stats
+from demo.tabs import about, attention, latency, speech_to_speech, speech_to_text, speedup_lab, streaming, token_stats
 
 
 def build(app: App) -> gr.Blocks:
@@ -23,10 +23,16 @@ def build(app: App) -> gr.Blocks:
             with gr.Tab("Speech to text", id="s2t"):
                 speech_to_text.tab(app)
             if app.has_speech:
+                with gr.Tab("Streaming", id="stream") as talking:
+                    streaming.tab(app)(talking.select)
                 with gr.Tab("Speedup lab", id="lab"):
                     compared = speedup_lab.tab(app)
                 with gr.Tab("Token statistics", id="stats") as stats:
                     token_stats.tab(app)(stats.select)
+                with gr.Tab("Latency", id="latency") as times:
+                    latency.tab(app)(times.select)
+                with gr.Tab("Attention", id="attention") as looks:
+                    attention.tab(app)(looks.select)
                 settings = {
                     "decoder": decoding.decoder,
                     "step": decoding.tokens_per_step,
@@ -55,7 +61,8 @@ def build(app: App) -> gr.Blocks:
 
 def tab_names(app: App) -> list[str]:
     """Returns the names that a link may select; the first tab is open at the start."""
-    return ["s2s", "s2t", "lab", "stats", "about"] if app.has_speech else ["s2t", "about"]
+    spoken = ["s2s", "s2t", "stream", "lab", "stats", "latency", "attention", "about"]
+    return spoken if app.has_speech else ["s2t", "about"]
 
 
 def link_choice(query: Mapping[str, str], app: App) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections import OrderedDict
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,7 +38,10 @@ class Trial:
 
 @dataclass
 class Visit:
-    """One visitor's runs by name, the newest last; cells, reports, figures (PNG) and trials of the last lab."""
+    """One visitor's runs by name, the newest last; cells, reports, figures (PNG) and trials of the last lab.
+
+    `session` is the conversation and `n_turns` counts its answers and replays.
+    """
 
     runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
     cells: list[Cell] = field(default_factory=list)
@@ -45,6 +49,8 @@ class Visit:
     figures: dict[str, bytes] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
     n_runs: int = 0
+    session: Any = None
+    n_turns: int = 0
 
     def add(self, run: Run) -> str:
         """Keeps a run and returns its name; the oldest goes when there are too many."""
@@ -60,16 +66,24 @@ class Visit:
 
 
 class Visits:
-    """All visits, by the session that Gradio gives a page."""
+    """All visits, by the session that Gradio gives a page.
 
-    def __init__(self) -> None:
+    `recorded` are runs that every visit has from the start.
+    """
+
+    def __init__(self, recorded: Sequence[Run] = ()) -> None:
+        self._recorded = recorded
         self._visits: OrderedDict[str | None, Visit] = OrderedDict()
         self._lock = threading.Lock()
 
     def of(self, visitor: str | None) -> Visit:
         """Returns a visit, a new one if need be; the visit that was away the longest is forgotten."""
         with self._lock:
-            visit = self._visits.setdefault(visitor, Visit())
+            if visitor not in self._visits:
+                self._visits[visitor] = Visit()
+                for run in self._recorded:
+                    self._visits[visitor].add(run)
+            visit = self._visits[visitor]
             self._visits.move_to_end(visitor)
             while len(self._visits) > MAX_VISITS:
                 self._visits.popitem(last=False)

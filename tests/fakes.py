@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from vocalnet import DecodeOptions
 from vocalnet.audio import load_audio
 from vocalnet.config import TalkerConfig
 from vocalnet.evaluation import Judges
@@ -19,22 +20,27 @@ from vocalnet.metrics.mos import Mos
 
 SAMPLE_RATE_HZ = 16_000
 TOKEN_RATE_HZ = 25
+CHUNK_S = 10 / TOKEN_RATE_HZ
 ANSWER = "You asked a question, and this voice has 440 hertz."
 
 
 class FakeModel:
     """Answers like a model. The prompt, or the name of the recording, chooses its mood.
 
-    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly. Its talker is the faster, the
+    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly, "pace 0.5" speaks for longer,
+    each chunk made in half the time that it sounds. A typed question sets the mood, too. Its talker is the faster, the
     more tokens per step; where it does not verify, more than one token per step make one of its tokens another.
 
     Attributes:
         requests: the arguments of every stream.
+        heard: the samples of every spoken question, at 16 kHz.
+        times: when the last answer's first chunk was made, by the clock on the wall.
     """
 
     decoders: tuple[str, ...] = ("mtp_vocalnet", "ntp", "mtp_deepseek")
     policies: tuple[str, ...] = ("fixed", "greedy_verify")
     device = "cpu"
+    sample_rate_hz = SAMPLE_RATE_HZ
     card: dict[str, Any] = {  # noqa: RUF012
         "name": "fake",
         "revision": "1",
@@ -46,6 +52,8 @@ class FakeModel:
     def __init__(self, answer: str = ANSWER) -> None:
         self.answer = answer
         self.counts = {"opened": 0, "closed": 0}
+        self.heard: list[np.ndarray] = []
+        self.times: dict[str, float] = {}
         self.requests: list[dict[str, Any]] = []
 
     def with_decoder(self, name: str) -> FakeModel:
@@ -74,7 +82,10 @@ class FakeModel:
             if options.tokens_per_step > self.max_tokens_per_step:
                 raise ValueError(f"this talker takes {self.max_tokens_per_step}")
 
-        return SimpleNamespace(session=session)
+        def default_options(mask: str = "full") -> DecodeOptions:
+            return DecodeOptions(tokens_per_step=min(3, self.max_tokens_per_step), mask=mask)
+
+        return SimpleNamespace(session=session, default_options=default_options)
 
     @property
     def n_opened(self) -> int:
@@ -92,22 +103,33 @@ class FakeModel:
         assert isinstance(last, Finished)
         return last.result
 
+    def session(self) -> SimpleNamespace:
+        """Returns a conversation that remembers nothing."""
+        return SimpleNamespace(model=self, stream=self.stream)
+
     def stream(
-        self, audio: Any, prompt: str = "", voice: str | None = None, speech: bool = True, options: Any = None
+        self,
+        audio: Any = None,
+        text: str | None = None,
+        prompt: str = "",
+        voice: str | None = None,
+        speech: bool = True,
+        options: Any = None,
     ) -> Iterator[Any]:
         """Yields the events of one answer."""
-        self.requests.append({"audio": audio, "prompt": prompt, "speech": speech, "options": options})
+        self.requests.append({"audio": audio, "text": text, "prompt": prompt, "speech": speech, "options": options})
         if options is not None:
             self.talker.session(options)
         self.counts["opened"] += 1
         try:
-            mood = prompt or (Path(audio).stem if isinstance(audio, str | Path) else "")
+            mood = prompt or text or (Path(audio).stem if isinstance(audio, str | Path) else "")
             yield from self._events(audio, mood, speech, options, time.perf_counter())
         finally:
             self.counts["closed"] += 1
 
     def _events(self, audio: Any, mood: str, speech: bool, options: Any, start: float) -> Iterator[Any]:
-        load_audio(audio)  # bad recordings are refused in the words of a real model
+        if audio is not None:
+            self.heard.append(load_audio(audio))  # bad recordings are refused in the words of a real model
         if mood == "crash":
             raise RuntimeError("/secret/path/of/the/server")
         words = self.answer.split(" ") * (20 if mood == "slowly" else 1)
@@ -117,10 +139,14 @@ class FakeModel:
         spoken: list[SpeechTokens] = []
         chunks: list[np.ndarray] = []
         is_heard = speech and mood != "mute"
-        for n in range(4 if is_heard else 0):
+        pace = float(mood.removeprefix("pace ")) if mood.startswith("pace ") else None
+        for n in range(12 if pace is not None else 4 if is_heard else 0):
+            time.sleep(CHUNK_S * (pace or 0.0))
             spoken.append(_speech(n, options, time.perf_counter() - start))
             yield spoken[-1]
-            chunks.append(tone(10 / TOKEN_RATE_HZ, offset_s=n * 10 / TOKEN_RATE_HZ))
+            chunks.append(tone(CHUNK_S, offset_s=n * CHUNK_S))
+            if n == 0:
+                self.times["first_chunk"] = time.time()
             yield AudioChunk(chunks[-1], SAMPLE_RATE_HZ, time.perf_counter() - start)
         tokens = [token for event in spoken for token in event.tokens]
         stats = [stat for event in spoken for stat in event.stats]

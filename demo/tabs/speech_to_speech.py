@@ -3,38 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import gradio as gr
 
 from demo import render
 from demo.answering import Snapshot, playable, snapshots
+from demo.decoding import Decoding, decode_options, decoding
 from demo.examples import words_of
 from demo.job import Views, controls, endpoint, wire
 from demo.question import NO_FIGURES, READY, ask, check_clip, clip_problem, progress
 from demo.state import App
 from demo.theme import waveform
-from demo.timeline import N_CANDIDATES
 from vocalnet import DecodeOptions, runs
 
 NO_TOKENS = "Speech tokens"
-DEFAULT_STEP = 3  # tokens per step, the paper's best trade between speed and quality
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """The components that say how speech tokens are decoded, in the order of the endpoint's arguments."""
-
-    decoder: gr.Dropdown
-    tokens_per_step: gr.Slider
-    policy: gr.Dropdown
-    temperature: gr.Slider
-    seed: gr.Number
-
-    def components(self) -> list[Any]:
-        """Returns the components in that order."""
-        return [self.decoder, self.tokens_per_step, self.policy, self.temperature, self.seed]
 
 
 def tab(app: App) -> Decoding:
@@ -42,7 +26,7 @@ def tab(app: App) -> Decoding:
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300):
             audio, prompt = ask()
-            decoding = _decoding(app)
+            settings = decoding(app)
             buttons = controls("Answer", READY, is_ready=False)
         with gr.Column(min_width=300):
             text = gr.Textbox(label="Answer", lines=3, interactive=False, buttons=["copy"], elem_classes="vn-answer")
@@ -63,7 +47,7 @@ def tab(app: App) -> Decoding:
         yield from snapshots(app.model_for(decoder), audio=clip, prompt=words.strip(), options=options)
 
     def draw(visitor: str | None, clip: str, words: str, decoder: str, *settings: Any) -> Views:
-        options = _options(*settings)
+        options = decode_options(*settings)
         yield {
             text: "",
             speech: None,
@@ -87,7 +71,7 @@ def tab(app: App) -> Decoding:
         audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
     ) -> Views:
         check_clip(audio)
-        for snapshot in answer(audio, "", decoder, _options(tokens_per_step, policy, temperature, seed)):
+        for snapshot in answer(audio, "", decoder, decode_options(tokens_per_step, policy, temperature, seed)):
             if snapshot.finished is None:
                 yield gr.skip()
             else:
@@ -106,7 +90,7 @@ def tab(app: App) -> Decoding:
     wire(
         buttons,
         draw,
-        inputs=[audio, prompt, *decoding.components()],
+        inputs=[audio, prompt, *settings.components()],
         outputs=[text, speech, numbers, tokens, token_box],
         clip=audio,
         problem=clip_problem,
@@ -116,41 +100,10 @@ def tab(app: App) -> Decoding:
         "speech_to_speech",
         "Answers a spoken question in speech. Returns a WAV file and {text, speech_tokens, timings (seconds), stats, "
         "warnings}.",
-        inputs=[audio, *decoding.components()],
+        inputs=[audio, *settings.components()],
         outputs=[speech, answer_json],
     )
-    return decoding
-
-
-def _decoding(app: App) -> Decoding:
-    """Lays out the choice of decoder and its sampling."""
-    model = app.model
-    with gr.Row():
-        decoder = gr.Dropdown(list(model.decoders), value=model.decoders[0], label="Decoder", min_width=200)
-        steps = gr.Slider(
-            1,
-            model.max_tokens_per_step,
-            value=min(DEFAULT_STEP, model.max_tokens_per_step),
-            step=1,
-            label="Tokens per step",
-            min_width=200,
-        )
-    with gr.Accordion("Sampling", open=False), gr.Row():
-        policy = gr.Dropdown(list(model.policies), value=model.policies[0], label="Policy", min_width=200)
-        temperature = gr.Slider(0.0, 1.5, value=0.0, step=0.05, label="Temperature", min_width=200)
-        seed = gr.Number(0, label="Seed", precision=0, minimum=0, min_width=200)
-    return Decoding(decoder, steps, policy, temperature, seed)
-
-
-def _options(tokens_per_step: int, policy: str, temperature: float, seed: int) -> DecodeOptions:
-    """Returns what the components ask for; the candidates of every pick are for the token statistics."""
-    return DecodeOptions(
-        tokens_per_step=int(tokens_per_step),
-        policy=policy,
-        temperature=temperature,
-        seed=int(seed),
-        n_candidates=N_CANDIDATES,
-    )
+    return settings
 
 
 def _figures(snapshot: Snapshot) -> str:

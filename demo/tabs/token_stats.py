@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,8 +14,8 @@ from typing import Any
 import gradio as gr
 
 from demo import plots, render
-from demo.answering import explain
-from demo.job import AT_ONCE, QUIET, Views, endpoint
+from demo.job import Views, endpoint
+from demo.run_picker import Refresh, about_run, run_picker
 from demo.state import App
 from demo.timeline import timeline, timeline_value, token_rows
 from vocalnet import runs
@@ -24,7 +24,6 @@ from vocalnet.runs import Run
 
 READY = "Answer a question, run a lab, or drop a run file; then choose the run."
 NOTHING = "How sure the heads were of their tokens appears here."
-GONE = "This run is no longer kept. Choose another one."
 CAPTION = (
     "Each head's tokens by the raw logits, before temperature and penalties; dashed lines are the means. The flatter a "
     "distribution, the more speech tokens would do, and the less a proposed token need be the main head's own."
@@ -52,7 +51,7 @@ class Results:
 
     def components(self) -> list[Any]:
         """Returns all of them."""
-        return [*(self.status, self.facts, self.strip, self.heads), *self.figures.values(), *self.downloads.values()]
+        return [*(self.facts, self.strip, self.heads), *self.figures.values(), *self.downloads.values()]
 
     def show(self, run: Run, folder: Path) -> dict[Any, Any]:
         """Returns the view of a run, whose files are written into `folder`."""
@@ -69,7 +68,7 @@ class Results:
         }
 
 
-def tab(app: App) -> Callable[[Callable[..., Any]], None]:
+def tab(app: App) -> Refresh:
     """Lays out and wires the tab, and publishes `/token_stats`.
 
     Returns:
@@ -77,41 +76,18 @@ def tab(app: App) -> Callable[[Callable[..., Any]], None]:
     """
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300):
-            picked = gr.Dropdown(
-                [], label="A run of this visit", info="Spoken answers, labs and dropped files.", elem_classes="vn-runs"
-            )
-            dropped = gr.File(label="Or drop a run file (.zip)", file_types=[".zip"], height=140)
+            picker = run_picker(app)
             status = gr.HTML(render.status(READY))
         with gr.Column(min_width=300):
             facts = gr.HTML(render.placeholder(NOTHING))
     results = _results(status, facts)
 
-    def pick(name: str | None, request: gr.Request) -> Views:
-        run = app.visits.of(request.session_hash).runs.get(name) if name else None
-        if run is None:
-            yield {status: render.status(GONE, "problem") if name else gr.skip()}
-            return
+    def show(run: Run) -> Views:
         with TemporaryDirectory() as folder:
             yield results.show(run, Path(folder))
 
-    def drop(path: str | None, request: gr.Request) -> dict[Any, Any]:
-        if path is None:
-            return {picked: gr.skip()}
-        visit = app.visits.of(request.session_hash)
-        try:
-            name = visit.add(runs.load(path))
-        except Exception as error:
-            return {status: render.status(explain(error), "problem")}
-        return {picked: gr.update(choices=_choices(visit.runs), value=name)}
-
-    def refresh(name: str | None, request: gr.Request) -> dict[str, Any]:
-        names = _choices(app.visits.of(request.session_hash).runs)
-        return gr.update(choices=names, value=name if name in names else next(iter(names), None))
-
-    picked.change(pick, picked, results.components(), **QUIET)
-    dropped.change(drop, dropped, [picked, status], **AT_ONCE)
-    _publish(dropped)
-    return lambda event: event(refresh, picked, picked, **AT_ONCE)
+    _publish(picker.dropped)
+    return picker.wire(status, show, results.components())
 
 
 def _results(status: gr.HTML, facts: gr.HTML) -> Results:
@@ -169,15 +145,8 @@ def write_files(run: Run, summary: dict[str, Any], folder: Path) -> dict[str, Pa
 
 def details(run: Run, summary: dict[str, Any]) -> dict[str, Any]:
     """Returns all that is known of the tokens of a run, as plain JSON types."""
-    names = ("model", "revision", "decoder", "question", "device", "versions", "date")
-    about = {name: getattr(run, name) for name in names}
     result = {"text": run.result.text, "timings": run.result.timings, "options": asdict(run.options)}
-    return {"run": about | result, "summary": summary, "tokens": token_rows(run)}
-
-
-def _choices(names: Any) -> list[str]:
-    """Returns the names of runs, the newest first."""
-    return list(names)[::-1]
+    return {"run": about_run(run) | result, "summary": summary, "tokens": token_rows(run)}
 
 
 def _said(summary: dict[str, Any]) -> str:

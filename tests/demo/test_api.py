@@ -20,6 +20,7 @@ from demo.answering import UNEXPECTED
 from demo.examples import EXAMPLES
 
 CLIP = str(EXAMPLES[0].path)
+DECODING = ("decoder", "tokens_per_step", "policy", "temperature", "seed")
 HEALTH_KEYS = {"status", "model", "device", "load_s", "warmup_s"}
 
 
@@ -42,7 +43,7 @@ def test_exactly_the_documented_endpoints_are_public(client):
     parameters = {name: [p["parameter_name"] for p in info["parameters"]] for name, info in endpoints.items()}
     assert parameters == {
         "/speech_to_text": ["audio", "prompt"],
-        "/speech_to_speech": ["audio", "decoder", "tokens_per_step", "policy", "temperature", "seed"],
+        "/speech_to_speech": ["audio", *DECODING],
         "/speedup_lab": [
             "questions",
             "decoders",
@@ -53,7 +54,10 @@ def test_exactly_the_documented_endpoints_are_public(client):
             "mask",
             "is_judged",
         ],
+        "/stream": ["audio", *DECODING],
         "/token_stats": ["run_file"],
+        "/latency": ["audio", "rounds", *DECODING],
+        "/attention": ["audio", "decoder", "mask"],
         "/health": [],
     }
 

@@ -14,7 +14,7 @@ from demo.examples import EXAMPLES, FOLDER
 from demo.page import alone
 from demo.question import clip_problem
 from demo.state import App
-from demo.tabs import about, speech_to_speech, speech_to_text, speedup_lab, token_stats
+from demo.tabs import about, attention, latency, speech_to_speech, speech_to_text, speedup_lab, streaming, token_stats
 from demo.ui import build, link_choice, tab_names
 
 ROOT = Path(__file__).parents[2]
@@ -47,12 +47,15 @@ def test_an_invalid_link_changes_nothing():
 def test_a_model_that_only_writes_has_no_speech_tab():
     written = app()
     written.model.decoders = ()
-    assert tab_names(app()) == ["s2s", "s2t", "lab", "stats", "about"]
+    assert tab_names(app()) == ["s2s", "s2t", "stream", "lab", "stats", "latency", "attention", "about"]
     assert tab_names(written) == ["s2t", "about"]
     assert build(written).get_api_info()["named_endpoints"].keys() == {"/speech_to_text", "/health"}
 
 
-@pytest.mark.parametrize("tab", [speech_to_speech, speech_to_text, speedup_lab, token_stats, about])
+TABS = [speech_to_speech, speech_to_text, streaming, speedup_lab, token_stats, latency, attention, about]
+
+
+@pytest.mark.parametrize("tab", TABS)
 def test_each_tab_is_a_page_of_its_own(tab):
     assert alone(tab.tab)(app()).get_api_info()["named_endpoints"]
 

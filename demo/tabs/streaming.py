@@ -1,0 +1,179 @@
+"""Streaming: talk with the model; it is heard while it still writes, and every millisecond until then is shown."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import gradio as gr
+
+from demo import render
+from demo.answering import arrivals, explain, playable
+from demo.decoding import decode_options, decoding
+from demo.examples import EXAMPLES, words_of
+from demo.job import AT_ONCE, Stops, Views, busy, connect, endpoint
+from demo.player import Turn, pcm_text, player, read_question, talk
+from demo.question import check_clip
+from demo.run_picker import Refresh, run_picker
+from demo.state import App
+from demo.visits import Visit
+from vocalnet import AudioChunk, DecodeOptions, Finished, runs
+from vocalnet.events import Event
+from vocalnet.runs import Run
+
+READY = "Ask something, or replay a recorded answer."
+EMPTY = (
+    "Questions and answers appear here. An answer sounds while it is still being made; what has been spoken is marked."
+)
+FRESH = "A new conversation. What was said before is forgotten."
+HINT = "Marking follows the lengths of the words: it may be off by a syllable. Follow-ups know the turns before them."
+PATHS = [example.path for example in EXAMPLES]
+
+
+def tab(app: App) -> Refresh:
+    """Lays out and wires the tab, and publishes `/stream`; returns what refreshes the list of runs."""
+    with gr.Row(elem_classes="vn-columns"):
+        with gr.Column(min_width=300, scale=2):
+            question = talk([example.text for example in EXAMPLES])
+            with gr.Accordion("How speech is decoded", open=False):
+                settings = decoding(app)
+            with gr.Accordion("Replay a recorded answer", open=True):
+                picker = run_picker(app)
+                again = gr.Button("Replay", size="sm", interactive=False)
+        with gr.Column(min_width=300, scale=3):
+            status = gr.HTML(render.status(READY))
+            heard = player(app.model.sample_rate_hz, EMPTY)
+            anew = gr.Button("New conversation", size="sm", variant="secondary")
+            gr.HTML(render.note(HINT))
+
+    def answer(visitor: str | None, asked: Any, decoder: str, *values: Any) -> Views:
+        visit, options = app.visits.of(visitor), streamed(decode_options(*values))
+        visit.n_turns += 1
+        turn = Turn(visit.n_turns, _id(asked), "", "", app.model.sample_rate_hz)
+        try:
+            with TemporaryDirectory() as folder:
+                request = read_question(asked, Path(folder), PATHS)
+                model, session = _conversation(app, visit, decoder)
+                words = request.get("text") or words_of(request["audio"])
+                for events, view in _play(turn, lambda: session.stream(**request, options=options), status, heard):
+                    if isinstance(events[-1] if events else None, Finished):
+                        visit.add(runs.record(model, turn.events, options, words))
+                    yield view
+        except Exception as error:
+            yield {status: render.status(explain(error), "problem"), heard: turn.ended(has_failed=True)}
+
+    def replay(visitor: str | None, name: str | None) -> Views:
+        visit = app.visits.of(visitor)
+        run = picker.run(name, visitor)
+        if run is None:
+            yield {status: render.status("Choose a run first.", "problem")}
+            return
+        visit.n_turns += 1
+        turn = Turn(visit.n_turns, "", run.question or "A question", _recorded(run), run.result.sample_rate_hz)
+        for _, view in _play(turn, lambda: runs.replay(run), status, heard):
+            yield view
+
+    def forget(request: gr.Request) -> dict[Any, Any]:
+        app.visits.of(request.session_hash).session = None
+        return {heard: {"isCleared": time.time()}, status: render.status(FRESH)}
+
+    stops: Stops = Counter()
+    outputs = [heard]
+    connect(stops, question.submit, heard.stop, status, answer, [question, *settings.components()], outputs)
+    connect(stops, again.click, heard.stop, status, replay, [picker.picked], outputs, has_model=False)
+    anew.click(forget, None, [heard, status], **AT_ONCE)
+    _publish(app)
+    return picker.wire(status, lambda run: iter([{again: gr.update(interactive=True)}]), [again])
+
+
+def streamed(options: DecodeOptions) -> DecodeOptions:
+    """Returns options under which an answer is spoken while its text is written."""
+    return replace(options, mask="streaming")
+
+
+def _id(asked: Any) -> str:
+    """Returns what the browser calls a question."""
+    return str(asked.get("id", ""))[:64] if isinstance(asked, dict) else ""
+
+
+def _conversation(app: App, visit: Visit, decoder: str) -> tuple[Any, Any]:
+    """Returns the model with this decoder and the visit's session, a new one where the decoder is another."""
+    model = app.model_for(decoder)
+    if visit.session is None or visit.session.model.decoders[0] != decoder:
+        visit.session = model.session()
+    return model, visit.session
+
+
+def _play(
+    turn: Turn, make: Callable[[], Generator[Any, None, None] | Iterator[Event]], status: gr.HTML, heard: gr.HTML
+) -> Iterator[tuple[list[Event], dict[Any, Any]]]:
+    """Yields what has come of an answer, and the view of it."""
+    start = time.perf_counter()
+    for events in arrivals(make):
+        turn.take(events)
+        clock = time.perf_counter() - start
+        if turn.result is not None:
+            said = render.status(f"Answered in {clock:.1f} s.", "done")
+            yield events, {status: said, heard: turn.ended()}
+        elif events:
+            yield events, {status: busy(turn.stage, clock), heard: turn.value()}
+        else:
+            yield events, {status: busy(turn.stage, clock)}
+
+
+def _recorded(run: Run) -> str:
+    how = f"{run.decoder}, {run.options.tokens_per_step} per step"
+    return f"replayed at its measured pace: {run.model}, {how}, on {run.device}, {run.date[:10]}"
+
+
+def event_json(event: Event) -> dict[str, Any]:
+    """Returns an event as plain JSON types; the last one holds the whole answer but its sound."""
+    line = runs.to_line(event)
+    match event:
+        case AudioChunk(samples=samples, sample_rate_hz=rate_hz):
+            return {**line, "sample_rate_hz": rate_hz, "pcm16_base64": pcm_text(samples)}
+        case Finished(result=result):
+            names = ("text", "speech_tokens", "timings", "warnings")
+            return {**line, **{name: getattr(result, name) for name in names}}
+        case _:
+            return line
+
+
+def _publish(app: App) -> None:
+    """Publishes `/stream`."""
+    with gr.Row(visible=False):
+        clip = gr.Audio(type="filepath", label="audio")
+        settings = decoding(app)
+        outputs = [gr.JSON(label="event"), gr.Audio(label="wav", format="wav", interactive=False)]
+
+    def stream(audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int) -> Views:
+        check_clip(audio)
+        model = app.model_for(decoder)
+        options = streamed(decode_options(tokens_per_step, policy, temperature, seed))
+        for events in arrivals(lambda: model.stream(audio=audio, options=options)):
+            for event in events:
+                wav = playable(event.result) if isinstance(event, Finished) else gr.skip()
+                yield event_json(event), wav
+            if not events:
+                yield gr.skip(), gr.skip()
+
+    endpoint(
+        stream,
+        "stream",
+        "Answers a spoken question in speech while it is being made. Yields one event at a time: {type: TextDelta, "
+        "SpeechTokens, AudioChunk (16-bit samples in base64, sample_rate_hz), Timings, Finished (the whole answer), "
+        "t_s}; with the last one comes the WAV file.",
+        inputs=[clip, *settings.components()],
+        outputs=outputs,
+    )
+
+
+if __name__ == "__main__":
+    from demo.page import alone, main
+
+    main(alone(tab), __doc__)
