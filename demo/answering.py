@@ -12,18 +12,22 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import closing
+from contextlib import AbstractContextManager, closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from demo.turns import CLOSING, TURNS
 from vocalnet import AudioChunk, Finished, SpeechTokens, TextDelta
 from vocalnet.audio import write_wav
 from vocalnet.events import Result
 
 TICK_S = 0.15
+MAX_ANSWER_S = 300.0  # waiting for its turns included
+TOO_LONG = f"The answer took longer than {MAX_ANSWER_S / 60:.0f} minutes and was stopped. Ask something shorter."
+_NOTHING = object()  # after the last item
 UNEXPECTED = "Something went wrong on the server; the details are in its log."
 
 log = logging.getLogger(__name__)
@@ -62,23 +66,30 @@ def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
     raise RuntimeError("the stream ended without Finished")
 
 
-def arrivals(make: Callable[[], Generator[Any, None, None]], is_calm: bool = False) -> Generator[list[Any], None, None]:
+def arrivals(
+    make: Callable[[], Generator[Any, None, None]], is_calm: bool = False, has_model: bool = True
+) -> Generator[list[Any], None, None]:
     """Yields what a generator gives, pulled in a worker thread: all that has come, at least every `TICK_S` seconds.
 
     Closing this generator closes that one at its next item. Its error is raised here, after all that came before.
 
     Args:
         make: makes the generator, in the worker.
-        is_calm: also at most every `TICK_S` seconds: drawing takes the interpreter from the worker, whose work may be
-            timed.
+        is_calm: it measures: also at most every `TICK_S` seconds, since drawing takes the interpreter from the worker,
+            with the device to itself, and for as long as it takes.
+        has_model: its items are computed, in turns with those of other jobs, and end after `MAX_ANSWER_S`.
+
+    Raises:
+        ValueError: it took too long, or the server is shutting down.
     """
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
     is_closed = threading.Event()
+    whole, each = (TURNS.turn, nullcontext) if is_calm else (nullcontext, TURNS.turn if has_model else nullcontext)
 
     def pull() -> None:
         try:
-            with closing(make()) as items:
-                for item in items:
+            with TURNS.job(), whole(), closing(make()) as items:
+                while (item := _next(items, each)) is not _NOTHING:
                     inbox.put(item)
                     if is_closed.is_set():
                         return
@@ -86,6 +97,7 @@ def arrivals(make: Callable[[], Generator[Any, None, None]], is_calm: bool = Fal
         except Exception as error:  # handed to the reader of the inbox, who raises it
             inbox.put(_End(error))
 
+    deadline_s = time.monotonic() + (MAX_ANSWER_S if has_model and not is_calm else float("inf"))
     threading.Thread(target=pull, name="answer", daemon=True).start()
     try:
         while True:
@@ -98,8 +110,18 @@ def arrivals(make: Callable[[], Generator[Any, None, None]], is_calm: bool = Fal
                 if end.error is not None:
                     raise end.error
                 return
+            if TURNS.is_closing:
+                raise ValueError(CLOSING)
+            if time.monotonic() > deadline_s:
+                raise ValueError(TOO_LONG)
     finally:
         is_closed.set()
+
+
+def _next(items: Iterator[Any], turn: Callable[[], AbstractContextManager[None]]) -> Any:
+    """Returns the next item, computed when it is its turn, or `_NOTHING` after the last."""
+    with turn():
+        return next(items, _NOTHING)
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ BUSY = "The model is busy and the waiting line is full. Try again in a minute."
 Views = Generator[Any, None, None]  # what an event's function yields, one view of the page after another
 Stops = Counter[str | None]  # by visitor
 Problem = Callable[[str | None], str | None]  # a clip to a sentence on what is wrong with it
-MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 1}  # one use of the model at a time
+MODEL: dict[str, Any] = {"concurrency_id": "model", "concurrency_limit": 2}  # so many jobs take turns with the model
 QUIET: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
 AT_ONCE: dict[str, Any] = {"queue": False, **QUIET}
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import argparse
 import logging
+import signal
+import tempfile
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,7 +21,9 @@ from starlette.routing import Route
 from demo import render
 from demo.state import App
 from demo.theme import CSS, THEME
+from demo.turns import TURNS, live
 
+PATIENCE_S = 10.0  # with jobs that end, when the server does
 CACHE_S = 3600
 MAX_WAITING = 16
 DROP_SCRIPT = (Path(__file__).parent / "drop.js").read_text()
@@ -35,6 +40,9 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: 127.0.0.1)")
     parser.add_argument("--port", type=int, default=7860, help="port to listen on (default: 7860)")
     parser.add_argument("--share", action="store_true", help="make a public link through gradio.live")
+    parser.add_argument(
+        "--queue", type=int, default=MAX_WAITING, help=f"how many jobs may wait for their turn (default: {MAX_WAITING})"
+    )
     return parser
 
 
@@ -57,19 +65,22 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
-    block: bool = False,
+    queue: int = MAX_WAITING,
 ) -> str:
-    """Serves the page, with GET /health beside it, and returns its local address.
+    """Serves the page, with GET /health and GET /live beside it, and returns its local address.
 
     Args:
         port: None picks a free one.
-        block: wait until the server is interrupted.
+        queue: how many jobs may wait; who comes then reads `job.BUSY`.
     """
 
     def health(request: Request) -> JSONResponse:
         return JSONResponse(app.health())
 
-    _, url, _ = blocks.queue(max_size=MAX_WAITING).launch(
+    def alive(request: Request) -> JSONResponse:
+        return JSONResponse({**live(), "visits": len(app.visits)})
+
+    _, url, _ = blocks.queue(max_size=queue).launch(
         server_name=host,
         server_port=port,
         share=share,
@@ -81,13 +92,42 @@ def launch(
         run_history=False,
         max_file_size="20mb",
         enable_monitoring=False,
-        app_kwargs={"routes": [Route("/health", health)]},
+        app_kwargs={"routes": [Route("/health", health), Route("/live", alive)]},
     )
     # The first event after a start costs most of a second; no visitor should wait for it.
     Client(url, verbose=False).predict(api_name="/health")
-    if block:
-        blocks.block_thread()
     return url
+
+
+def serve(build: Callable[[App], gr.Blocks], app: App, **where: Any) -> None:
+    """Serves a page until SIGINT or SIGTERM, then ends all jobs; its files lie in a folder that goes with it.
+
+    Args:
+        build: makes the page.
+        app: its model.
+        where: as for `launch`.
+
+    Raises:
+        OSError: it cannot be served there.
+    """
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    signal.signal(signal.SIGTERM, stop)
+    with tempfile.TemporaryDirectory(prefix="vocalnet-page-", ignore_cleanup_errors=True) as folder:
+        tempfile.tempdir = folder
+        blocks = build(app)
+        try:
+            print(f"The page is on {launch(blocks, app, **where)}", flush=True)
+            while True:
+                time.sleep(1.0)
+        except KeyboardInterrupt:
+            print("Shutting down.", flush=True)
+        finally:
+            TURNS.close(PATIENCE_S)
+            blocks.close(verbose=False)
+            tempfile.tempdir = None
 
 
 def main(build: Callable[[App], gr.Blocks], description: str | None) -> None:
@@ -95,12 +135,14 @@ def main(build: Callable[[App], gr.Blocks], description: str | None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser = arguments(description)
     args = parser.parse_args()
+    if args.queue < 1:
+        parser.error("--queue must be at least 1: somebody has to be able to wait.")
     try:
         app = App.load(args.model, device=args.device, dtype=args.dtype)
     except ValueError as error:
         parser.error(str(error))
     try:
-        launch(build(app), app, host=args.host, port=args.port, share=args.share, block=True)
+        serve(build, app, host=args.host, port=args.port, share=args.share, queue=args.queue)
     except OSError as error:
         parser.error(f"Cannot serve on {args.host}, port {args.port} ({error}). Choose another --port.")
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 from fakes import JUDGES, FakeModel
 
@@ -23,11 +24,11 @@ class Served:
 
 
 @contextmanager
-def serve_fake() -> Iterator[Served]:
-    """Runs the page until the block ends."""
+def serve_fake(**where: Any) -> Iterator[Served]:
+    """Runs the page until the block ends; `where` as for `launch`."""
     model = FakeModel()
     app = App("fake", model, load_s=1.5, judges=JUDGES)
     app.warm_up()
     blocks = build(app)
-    yield Served(launch(blocks, app), model, app)
+    yield Served(launch(blocks, app, **where), model, app)
     blocks.close()

@@ -365,13 +365,13 @@ def demo(
 ) -> None:
     """Opens the playground in the browser."""
     try:
-        from demo.page import launch
+        from demo.page import serve
         from demo.state import App
         from demo.ui import build
     except ModuleNotFoundError as error:
         raise ValueError(f'The demo needs the package {error.name}: pip install "vocalnet[demo]"') from error
     playground = App.load(model, device=device, dtype=dtype)
-    launch(build(playground), playground, host=host, port=port, share=share, block=True)
+    serve(build, playground, host=host, port=port, share=share)
 
 
 def _check_grid(generation: Generation, grid: str) -> None:
