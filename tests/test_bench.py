@@ -37,6 +37,14 @@ def test_a_bench_reports_cells_with_provenance(what, tiny_model):
         assert max(cells["ntp", 1]["speedup_over_best_1x"], cells["mtp_vocalnet", 1]["speedup_over_best_1x"]) == 1
         assert cells["mtp_vocalnet", 3]["bound_by_layers"] == 1.0  # one decoder layer: three tokens, three layers
         assert all(len(cell["seconds"]) == 2 for cell in report["cells"])
+    elif what == "waterfall":
+        how = [(cell["style"], cell["prompt_tokens"]) for cell in report["cells"]]
+        assert how == [("exact", 0), ("vocalnet", 0), ("exact", 115), ("vocalnet", 115)]
+        assert report["published_ms"][0]["Sum"] == 319.73
+        for cell in report["cells"]:
+            parts = sum(cell[f"{name}_s"] for name in ("encoder", "llm", "talker", "vocoder"))
+            assert (cell["text_tokens"], cell["speech_tokens"]) == (2, 15)
+            assert 0 < parts <= 1.5 * cell["median_s"]  # medians of parts, median of sums
     else:
         assert len(report["cells"]) == 2
     if what == "first-audio":

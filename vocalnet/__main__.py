@@ -249,7 +249,7 @@ def evaluate(
 @app.command()
 def bench(
     preset: Annotated[str, typer.Option(help="nano, vocalnet-1b, vocalnet-8b or vocalnet-qwen25-7b: the sizes.")],
-    what: Annotated[str, typer.Option(help="talker, token2wav or first-audio.")],
+    what: Annotated[str, typer.Option(help="talker, token2wav, first-audio or waterfall.")],
     out: Out,
     random_weights: Annotated[
         bool, typer.Option("--random-weights", help="Weights are always random: speed does not depend on them.")
@@ -296,7 +296,7 @@ def bench(
     if threads is not None:
         torch.set_num_threads(threads)
     tokenizer = None
-    if what == "first-audio":
+    if what in ("first-audio", "waterfall"):
         from transformers import AutoConfig, AutoTokenizer
 
         tokenizer = AutoTokenizer.from_pretrained(NANO, config=AutoConfig.for_model("llama"))

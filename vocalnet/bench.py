@@ -30,12 +30,16 @@ from vocalnet.events import Timings
 from vocalnet.metrics.speedup import bound_by_layers, bound_by_weights
 from vocalnet.model import VocalNet
 from vocalnet.provenance import peak_memory_mb, provenance
+from vocalnet.published import published_table
+from vocalnet.vocoder.conformer import LOOKAHEAD
+from vocalnet.vocoder.options import VocoderOptions
 from vocalnet.vocoder.token2wav import Token2Wav
 
 TEXT_ROWS = 40  # L_t of a benched answer, about thirty words
 PROMPT_TOKENS = 115  # P, a voice of 4.6 s
 VOCODED_TOKENS = 100  # T
 QUESTION_S = 3.0
+PUBLISHED_STEP = 3  # tokens per step of the paper's Table 5
 LONG_TOKENS, END_TOKENS = 2000, 100  # a long answer, and how much of each end is compared
 
 _LLAMA = {"model_type": "llama", "num_key_value_heads": 8, "vocab_size": 128256, "rope_theta": 500000.0}
@@ -72,7 +76,7 @@ PRESETS: dict[str, VocalNetConfig] = {
     "vocalnet-8b": _released(_8B, False, 16384),
     "vocalnet-qwen25-7b": _released(_QWEN, False, 14336),
 }
-WHAT = ("talker", "token2wav", "first-audio")
+WHAT = ("talker", "token2wav", "first-audio", "waterfall")
 STAGES = ("encoder", "llm", "talker", "vocoder")
 
 
@@ -108,9 +112,9 @@ def bench(config: VocalNetConfig, what: str, options: BenchOptions, tokenizer: A
 
     Args:
         config: sizes; the weights are random.
-        what: "talker", "token2wav" or "first-audio".
+        what: one of `WHAT`.
         options: how.
-        tokenizer: writes the prompt of "first-audio".
+        tokenizer: writes the prompt of "first-audio" and "waterfall".
 
     Raises:
         ValueError: `what` or the kernel is unknown, or the config has no such part.
@@ -127,6 +131,8 @@ def bench(config: VocalNetConfig, what: str, options: BenchOptions, tokenizer: A
         cells = bench_talker(config.talker, options)
     elif what == "token2wav":
         cells = bench_token2wav(Token2Wav(config.flow, config.hift), options)
+    elif what == "waterfall":
+        cells = bench_waterfall(config, tokenizer, options)
     else:
         cells = bench_first_audio(config, tokenizer, options)
     return {
@@ -137,6 +143,7 @@ def bench(config: VocalNetConfig, what: str, options: BenchOptions, tokenizer: A
         "threads": torch.get_num_threads(),
         "random_weights": True,
         "cells": cells,
+        **({"published_ms": [row.cells for row in published_table(5).rows]} if what == "waterfall" else {}),
         "peak_memory_mb": peak_memory_mb(),
         **provenance(options.seed),
     }
@@ -253,6 +260,7 @@ def bench_token2wav(token2wav: Token2Wav, options: BenchOptions) -> list[dict[st
     """Returns, without and with a voice prompt, the exact stream beside re-running everything at the same points."""
     token2wav = token2wav.to(options.device).eval().requires_grad_(False)
     token2wav.hift.fuse_weight_norm()
+    use_kernel(token2wav.flow_model, options.kernel)
     config = token2wav.flow_config
     chunk = config.chunk_size
     tokens = torch.randint(config.vocab_size, (VOCODED_TOKENS,))
@@ -260,15 +268,15 @@ def bench_token2wav(token2wav: Token2Wav, options: BenchOptions) -> list[dict[st
     for P in (0, PROMPT_TOKENS):
         prompt = _prompt(token2wav, P)
         voice: dict[str, Any] = dict(zip(("prompt_tokens", "prompt_mel", "embedding"), prompt or (), strict=False))
-        pieces = list(tokens.split(chunk))
+        ends = _emission_points(chunk, P)
+        pieces = list(tokens.tensor_split(ends[:-1]))
 
         def stream(pieces: Sequence[Tensor] = pieces, prompt: Any = prompt) -> list[Tensor]:
             return [mel for mel, _ in token2wav.stream(pieces, prompt, style="exact")]
 
-        def again(voice: dict[str, Any] = voice) -> None:
-            for end in range(chunk, VOCODED_TOKENS + 1, chunk):
-                is_last = end == VOCODED_TOKENS
-                mel = token2wav.flow(tokens[:end], **voice, finalize=is_last, chunk=chunk)
+        def again(voice: dict[str, Any] = voice, ends: Sequence[int] = ends) -> None:
+            for end in ends:
+                mel = token2wav.flow(tokens[:end], **voice, finalize=end == VOCODED_TOKENS, chunk=chunk)
                 token2wav.vocode(mel)
 
         whole = token2wav.flow(tokens, **voice, chunk=chunk)
@@ -279,6 +287,7 @@ def bench_token2wav(token2wav: Token2Wav, options: BenchOptions) -> list[dict[st
             {
                 "prompt_tokens": P,
                 "n_tokens": VOCODED_TOKENS,
+                "emission_points": ends,
                 "exact_s": seconds["exact"],
                 "again_s": seconds["again"],
                 "share": medians["exact"] / medians["again"],
@@ -287,6 +296,12 @@ def bench_token2wav(token2wav: Token2Wav, options: BenchOptions) -> list[dict[st
             }
         )
     return cells
+
+
+def _emission_points(chunk: int, n_prompt: int) -> list[int]:
+    """Returns after how many tokens a stream that holds `n_prompt` more can say something new; the last is the end."""
+    chunks_end = range(chunk - n_prompt % chunk, VOCODED_TOKENS, chunk)
+    return [end + LOOKAHEAD for end in chunks_end if end + LOOKAHEAD < VOCODED_TOKENS] + [VOCODED_TOKENS]
 
 
 def _prompt(token2wav: Token2Wav, P: int) -> tuple[Tensor, Tensor, Tensor] | None:
@@ -300,8 +315,46 @@ def _prompt(token2wav: Token2Wav, P: int) -> tuple[Tensor, Tensor, Tensor] | Non
 @torch.inference_mode()
 def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOptions) -> list[dict[str, Any]]:
     """Returns the time from the question's end to the first sound, of every run, and the stages' medians of it."""
+    model = _whole_model(config, tokenizer, options)
+    cells = []
+    for K in options.tokens_per_step:
+        runs = _first_audios(model, options, K)
+        cells.append({"tokens_per_step": K, **_stages(runs)})
+    return cells
+
+
+@torch.inference_mode()
+def bench_waterfall(config: VocalNetConfig, tokenizer: Any, options: BenchOptions) -> list[dict[str, Any]]:
+    """Returns the stages up to the first sound of C_t text and C_s speech tokens, as in the paper's Table 5.
+
+    The exact stream takes chunks that C_s tokens complete; "vocalnet" computes as published. A published answer has a
+    voice prompt.
+    """
+    model = _whole_model(config, tokenizer, options)
+    vocoder, talker = model.vocoder, config.talker
+    assert isinstance(vocoder, Token2Wav)
+    assert talker is not None
+    cells = []
+    for P in (0, PROMPT_TOKENS):
+        prompt = vocoder.voice(*(_prompt(vocoder, P) or ()))
+        vocoder.voices.prompt = lambda name, prompt=prompt: prompt
+        for style in ("exact", "vocalnet"):
+            sound = VocoderOptions(chunk=talker.speech_chunk - LOOKAHEAD, style=style)
+            runs = _first_audios(model, options, PUBLISHED_STEP, sound=sound, voice="random")
+            how = {"style": style, "prompt_tokens": P, "tokens_per_step": PUBLISHED_STEP}
+            chunks = {"text_tokens": talker.text_chunk, "speech_tokens": talker.speech_chunk}
+            cells.append({**how, **chunks, **_stages(runs)})
+    return cells
+
+
+def _whole_model(config: VocalNetConfig, tokenizer: Any, options: BenchOptions) -> VocalNet:
+    """Returns a model with random weights, ready to answer.
+
+    Raises:
+        ValueError: there is no tokenizer.
+    """
     if tokenizer is None:
-        raise ValueError("first-audio needs a tokenizer for its prompt: pass one, such as nano's")
+        raise ValueError("a whole answer needs a tokenizer for its prompt: pass one, such as nano's")
     default = torch.get_default_dtype()
     torch.set_default_dtype(options.dtype)  # the weights are drawn in it: twice the memory is not there
     try:
@@ -312,23 +365,27 @@ def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOpti
     assert model.vocoder is not None
     model.vocoder.float().hift.fuse_weight_norm()
     model.use_kernel(options.kernel)
+    return model
+
+
+def _first_audios(model: VocalNet, options: BenchOptions, K: int, **speech: Any) -> list[Timings]:
+    """Returns the timings at the first sound of every run after a warm-up; `speech` as for `Session.stream`."""
     rng = np.random.default_rng(options.seed)
     question = (0.1 * rng.standard_normal(round(QUESTION_S * SAMPLE_RATE_HZ))).astype(np.float32)
-    cells = []
-    for K in options.tokens_per_step:
-        decode = DecodeOptions(
-            tokens_per_step=K, mask="streaming", min_tokens=options.n_tokens, max_tokens=options.n_tokens
-        )
-        runs = [_first_audio(model, question, decode) for _ in range(1 + options.repeats)][1:]
-        firsts = [run.stages["first_audio"] for run in runs]
-        medians = {f"{name}_s": statistics.median(run.stages[name] for run in runs) for name in STAGES}
-        cells.append({"tokens_per_step": K, "seconds": firsts, "median_s": statistics.median(firsts), **medians})
-    return cells
+    decode = replace(_exactly(options.n_tokens, K), mask="streaming")
+    return [_first_audio(model, question, decode, speech) for _ in range(1 + options.repeats)][1:]
 
 
-def _first_audio(model: VocalNet, question: np.ndarray, options: DecodeOptions) -> Timings:
+def _stages(runs: Sequence[Timings]) -> dict[str, Any]:
+    """Returns the times to the first sound, and the medians of what each stage takes of them."""
+    firsts = [run.stages["first_audio"] for run in runs]
+    medians = {f"{name}_s": statistics.median(run.stages[name] for run in runs) for name in STAGES}
+    return {"seconds": firsts, "median_s": statistics.median(firsts), **medians}
+
+
+def _first_audio(model: VocalNet, question: np.ndarray, options: DecodeOptions, speech: dict[str, Any]) -> Timings:
     """Returns the timings at the first sound of an answer, which then is cut off."""
-    events = model.stream(audio=(question, SAMPLE_RATE_HZ), options=options)
+    events = model.stream(audio=(question, SAMPLE_RATE_HZ), options=options, **speech)
     for event in events:
         if isinstance(event, Timings) and "first_audio" in event.stages:
             return event

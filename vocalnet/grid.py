@@ -21,7 +21,6 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
@@ -40,6 +39,8 @@ from vocalnet.metrics.wer import WordErrors, difference, normalise, rate
 from vocalnet.model import VocalNet
 from vocalnet.provenance import provenance
 from vocalnet.runs import fingerprint
+from vocalnet.sounding import cost, streamed_wave, whole_wave
+from vocalnet.vocoder.token2wav import Token2Wav
 
 
 @dataclass(frozen=True)
@@ -148,13 +149,16 @@ def run_grid(
     }
     texts, known = [answer.text for answer in answers], known or {}
     score, judged = outside.judges.make_mos(), dict[str, dict[str, Any]]()
+    streams, costs = {one.cell.label: one for one in spoken if one.cell.sound}, dict[str, dict[str, Any]]()
     for name, said, render in _renderings(model, revision, texts, spoken, outside):
         rows = known.get(said)
         if rows is None:
             track = judge(texts, render(), outside.judges.transcribe, score, name)
             rows = [track.row(number) for number in range(len(texts))]
         judged[name] = {"said": said, "answers": rows}
-        report = {**frame, **_tables(spoken, judged, options.seed)}
+        if name in streams and name not in costs:
+            costs[name] = _cost(model, streams[name])
+        report = {**frame, **_tables(spoken, judged, options.seed, costs)}
         save(report)
     return report
 
@@ -173,6 +177,8 @@ def offered_cells(model: VocalNet, cells: Sequence[Cell]) -> tuple[list[Cell], l
     for cell in cells:
         try:
             _talker(model, cell.decoder).session(cell.options)
+            if cell.sound is not None and not isinstance(model.vocoder, Token2Wav):
+                raise ValueError("This vocoder's stream takes no options.")
             offered.append(cell)
         except ValueError as error:
             skipped.append({"cell": cell.label, "reason": str(error)})
@@ -196,7 +202,10 @@ def hear(model: VocalNet, item: Item) -> Answer:
 
 
 def speak(talker: Talker, answer: Answer, options: DecodeOptions) -> Speech:
-    """Says an answer as `Session` does under the full mask, but for the last tokens that the published code drops."""
+    """Says an answer as `Session` does under the options' mask, but for the last tokens that the published code drops.
+
+    Text that comes C_t tokens at a time makes the same speech as the whole of it under the streaming mask.
+    """
     segments = _decode(talker, answer, options)
     units = talker.config.n_units
     tokens = [token for spoken in segments for token in spoken.tokens if token < units]
@@ -245,25 +254,34 @@ def _renderings(
             yield RESYNTHESIS, said, lambda: [resynthesise(*voice(text)) for text in texts]
     for one in spoken:
         tokens = [speech.tokens for speech in one.speeches]
-        said = _digest("speech", texts, revision, tokens)
-        yield one.cell.label, said, partial(_sound_all, model, tokens, one.cell.label)
+        how = () if one.cell.sound is None else (asdict(one.cell.sound),)
+        said = _digest("speech", texts, revision, tokens, *how)
+        yield one.cell.label, said, partial(_sound_all, model, tokens, one.cell)
 
 
-def _sound_all(model: VocalNet, speeches: Sequence[list[int]], name: str) -> list[Clip]:
-    return [_sound(model, tokens) for tokens in tqdm(speeches, f"sound of {name}", disable=None)]
+def _sound_all(model: VocalNet, speeches: Sequence[list[int]], cell: Cell) -> list[Clip]:
+    """Returns the sound of speech tokens, none for none, in one piece or streamed as the cell says."""
+    clips: list[Clip] = []
+    for tokens in tqdm(speeches, f"sound of {cell.label}", disable=None):
+        if cell.sound is None:
+            wave = whole_wave(model.vocoder, tokens)
+        else:
+            assert isinstance(model.vocoder, Token2Wav)
+            wave = streamed_wave(model.vocoder, tokens, cell.sound)
+        clips.append((wave, model.sample_rate_hz))
+    return clips
 
 
-@torch.inference_mode()
-def _sound(model: VocalNet, tokens: list[int]) -> Clip:
-    """Returns the sound of speech tokens, none for none."""
-    vocoder = model.vocoder
-    assert vocoder is not None
-    if not tokens:
-        return np.zeros(0, np.float32), model.sample_rate_hz
-    return vocoder.vocode(vocoder.flow(tokens))[0][0].float().cpu().numpy(), model.sample_rate_hz
+def _cost(model: VocalNet, one: Spoken) -> dict[str, Any]:
+    """Returns what the vocoder's stream of a cell costs."""
+    assert isinstance(model.vocoder, Token2Wav)
+    assert one.cell.sound is not None
+    return cost(model.vocoder, [speech.tokens for speech in one.speeches], one.cell.sound)
 
 
-def _tables(spoken: Sequence[Spoken], judged: dict[str, dict[str, Any]], seed: int) -> dict[str, Any]:
+def _tables(
+    spoken: Sequence[Spoken], judged: dict[str, dict[str, Any]], seed: int, costs: dict[str, dict[str, Any]]
+) -> dict[str, Any]:
     """Returns the rows of all cells and ceilings that have been judged."""
     singles = [one for one in spoken if one.cell.is_single]
     fastest = max((one for one in singles if one.n_timed), key=lambda one: one.tokens_per_s, default=None)
@@ -281,6 +299,9 @@ def _tables(spoken: Sequence[Spoken], judged: dict[str, dict[str, Any]], seed: i
             **_judgement(judged[label], seed),
             "minus_baseline": minus(one, baseline),
             "minus_fixed_3": minus(one, one.cell.fixed_3.label),
+            "minus_offline": minus(one, one.cell.offline.label),
+            "minus_whole": minus(one, one.cell.whole.label),
+            "stream": costs.get(label),
             **judged[label],
         }
         for label, one in zip(labels, spoken, strict=True)

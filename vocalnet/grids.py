@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from vocalnet.decoder.options import DecodeOptions
+from vocalnet.vocoder.options import VocoderOptions
 
 COMMON_BUDGET = "mtp_vocalnet_4"  # the MTP-VocalNet that had the other decoders' budget; the default had a longer one
 OWN = "mtp_vocalnet"
@@ -16,22 +17,40 @@ EPS = 0.3  # of `typical`: high, since it caps a threshold that at the entropy o
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One way of speaking: a decoder of the checkpoint and how it decodes."""
+    """One way of speaking: a decoder of the checkpoint and how it decodes, in one piece or as a stream."""
 
     decoder: str
     options: DecodeOptions
+    sound: VocoderOptions | None = None  # of a streaming vocoder; None: the sound is made in one piece
 
     @property
     def label(self) -> str:
         """A short name that is unique in its grid, such as "mtp_vocalnet 5 top_n=2"."""
         policy, name = self.options.policy, PARAMETERS.get(self.options.policy)
         tuned = f"={getattr(self.options, name):g}" if name else ""
-        return f"{self.decoder} {self.options.tokens_per_step}" + ("" if policy == "fixed" else f" {policy}{tuned}")
+        label = f"{self.decoder} {self.options.tokens_per_step}" + ("" if policy == "fixed" else f" {policy}{tuned}")
+        return label + (" streaming" if self.options.mask == "streaming" else "") + self._sounds()
+
+    def _sounds(self) -> str:
+        if self.sound is None:
+            return ""
+        named = {"NFE": self.sound.n_steps, "chunk": self.sound.chunk}
+        return " streamed" + "".join(f" {name} {value}" for name, value in named.items() if value is not None)
 
     @property
     def is_single(self) -> bool:
         """Whether it says one token per step."""
         return self.options.tokens_per_step == 1
+
+    @property
+    def offline(self) -> Cell:
+        """The same decoder under the full mask, its sound made in one piece."""
+        return Cell(self.decoder, replace(self.options, mask="full"))
+
+    @property
+    def whole(self) -> Cell:
+        """The same speech tokens, their sound made in one piece."""
+        return replace(self, sound=None)
 
     @property
     def fixed_3(self) -> Cell:
@@ -76,11 +95,27 @@ def policies(decoders: Sequence[str]) -> list[Cell]:
     return cells
 
 
+def streaming(decoders: Sequence[str]) -> list[Cell]:
+    """Returns what streaming costs: of the talker's mask alone, and of the vocoder's stream too."""
+    offline = [_cell("ntp", 1), *(_cell(OWN, K) for K in (1, 3, 5))]
+    masked = [replace(cell, options=replace(cell.options, mask="streaming")) for cell in offline[1:]]
+    return [*offline, *masked, *(replace(cell, sound=VocoderOptions()) for cell in masked)]
+
+
+def vocoder(decoders: Sequence[str]) -> list[Cell]:
+    """Returns the same speech tokens at several numbers of flow steps (NFE) and chunks of the vocoder's stream."""
+    masked = _cell(OWN, 3, mask="streaming")
+    plans = [(n, None) for n in (10, 6, 4, 2, 1)] + [(n, chunk) for n in (10, 4) for chunk in (5, 15, 25)]
+    return [_cell("ntp", 1), masked, *(replace(masked, sound=VocoderOptions(n, chunk=chunk)) for n, chunk in plans)]
+
+
 GRIDS: dict[str, Callable[[Sequence[str]], list[Cell]]] = {
     "table3": table3,
     "table4": table4,
     "seeds": seeds,
     "policies": policies,
+    "streaming": streaming,
+    "vocoder": vocoder,
 }
 
 
