@@ -70,11 +70,8 @@ def ask(url: str, space: Path) -> dict[str, Any]:
     """Returns what the page answers to one of its own examples, in text and speech."""
     clip = handle_file(space / "demo" / "examples" / "capital.wav")
     sound, answer = Client(url, verbose=False).predict(audio=clip, api_name="/speech_to_speech")
-    return {
-        "text": answer["text"],
-        "n_speech_tokens": len(answer["speech_tokens"]),
-        "bytes": Path(sound).stat().st_size,
-    }
+    n_tokens, n_bytes = len(answer["speech_tokens"]), Path(sound).stat().st_size
+    return {"text": answer["text"], "n_speech_tokens": n_tokens, "n_bytes": n_bytes}
 
 
 def main() -> int:

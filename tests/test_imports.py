@@ -57,6 +57,7 @@ RANKS = (
 FORBIDDEN = {"vocalnet": {"gradio", "matplotlib", "train", "demo"}, "train": {"demo"}, "demo": {"train"}}
 ALLOWED = (
     ("vocalnet.__main__", "demo"),  # the command `vocalnet demo` opens the app
+    ("vocalnet.commands.data", "demo"),  # `vocalnet data stats --figure` draws
     ("vocalnet.model", "vocalnet.session"),  # the facade's model.session(), imported when it is called
 )
 

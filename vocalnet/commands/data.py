@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated
 
@@ -98,6 +99,67 @@ def tokenize(
     text = f"{done['n_written']} written ({done['n_tokens']} tokens), {done['n_kept']} kept"
     show(done, as_json, text=text)
     _refuse(done["failed"], "was not tokenised")
+
+
+@app.command()
+def stats(
+    path: List,
+    root: Root = None,
+    model: Annotated[str | None, typer.Option(help="Also count the text tokens of this model's LLM.")] = None,
+    figure: Annotated[Path | None, typer.Option(help="Draw the durations into this PNG.")] = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+) -> None:
+    """Counts hours, words and tokens of a list."""
+    from vocalnet import files
+    from vocalnet.data.statistics import as_text, statistics
+
+    if figure is not None:
+        files.check_writable(figure)
+    report = statistics(path, root, None if model is None else _token_counter(model), workers)
+    if figure is not None:
+        _draw_durations(report["histogram"], figure)
+    show(report, as_json, text=as_text(report))
+
+
+@app.command()
+def pack(
+    path: List,
+    out: Annotated[Path, typer.Option(help="Folder for the packs.")],
+    root: Root = None,
+    pack_mb: Annotated[int, typer.Option(help="About so many MB each.", min=1)] = 256,
+    as_json: AsJson = False,
+) -> None:
+    """Copies a list and its files into packs (JSONL and tar) that are read from front to end."""
+    from vocalnet.data.streams import pack as run
+
+    packs = [str(name) for name in run(path, out, root, pack_mb * 2**20)]
+    show({"packs": packs}, as_json, text="\n".join(packs))
+
+
+def _token_counter(model: str) -> Callable[[str], int]:
+    """Returns text -> number of tokens of a model's LLM."""
+    from transformers import AutoConfig, AutoTokenizer
+
+    from vocalnet.checkpoint import read_values, resolve
+
+    folder = resolve(model)
+    config = None
+    if read_values(folder)["model_type"] == "vocalnet":  # else the tokenizer would ask config.json for the LLM
+        config = AutoConfig.for_model(read_values(folder)["llm"]["model_type"])
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config)
+    return lambda text: len(tokenizer.encode(text, add_special_tokens=False))
+
+
+def _draw_durations(histogram: dict[str, list[float]], path: Path) -> None:
+    try:
+        from demo import plots
+    except ModuleNotFoundError as error:
+        raise ValueError(f'Figures need the package {error.name}: pip install "vocalnet[demo]"') from error
+    from vocalnet import files
+
+    with files.atomic_path(path) as temporary:
+        temporary.write_bytes(plots.png(plots.durations(histogram)))
 
 
 def _refuse(failed: list[dict[str, str]], what: str) -> None:
