@@ -338,6 +338,7 @@ def test_adding_a_head_as_the_readme_says(
     test_targets_are_the_tokens_after_each_row(make_talker, page.name, 4)
     test_generation_ends(make_talker, texts, page.name)
     test_streamed_equals_offline(make_talker, texts, page.name, 0, 0.0)
+    test_a_few_training_steps_learn_a_sentence(make_talker, page.name)
     for mask in MASKS:
         test_causality_by_gradient(make_talker, texts, page.name, mask)
         test_cached_decoding_equals_teacher_forcing(make_talker, texts, page.name, mask)

@@ -149,7 +149,7 @@ def test_the_recipes_name_heads_that_there_are(scale, tmp_path):
     recipe = load_recipes(scale, tmp_path)["heads"]
     names = set(recipe.config["runs"])
     assert all(head_config(recipe, name) for name in names)
-    assert scale == "smoke" or names == {path.stem for path in (CONFIGS / "heads").glob("*.yaml")}
+    assert scale == "smoke" or names <= {path.stem for path in (CONFIGS / "heads").glob("*.yaml")}
     assert scale == "smoke" or {name for name, seeds in recipe.config["runs"].items() if seeds == [1, 2]} == {
         "ntp",
         "mtp_vocalnet_4",
