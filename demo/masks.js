@@ -2,7 +2,7 @@
 const CELL = 6; // pixels of the canvas; the page scales it
 const COLOURS = { text: [13, 148, 136], speech: [124, 58, 237] };
 let value = null;
-let row = null; // at first, the row that opens the second chunk of speech
+let row = null; // at first, the last row of the first chunk of speech
 
 const find = (name) => element.querySelector(`[data-part="${name}"]`);
 const isSeen = (mask, i, j) => mask.rows[i][j] === "1";
@@ -49,7 +49,7 @@ function show() {
   value = props.value;
   if (!value) return;
   const n = value.n_text + value.n_speech;
-  row = Math.min(row ?? value.n_text + value.speech_chunk, n - 1);
+  row = Math.min(row ?? value.n_text + value.speech_chunk - 1, n - 1);
   const slider = find("row");
   slider.max = n - 1;
   slider.value = row;

@@ -134,12 +134,13 @@ def waterfall(stages: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]
     """Returns the stages one after another up to the first audio: medians with whiskers to p90, and cold in grey.
 
     Args:
-        stages: {"p50", "p90", "cold"} of each in seconds, the whole ("sum") last; "cold" may be None.
+        stages: {"n", "p50", "p90", "cold"} of each in seconds, the whole ("sum") last; "cold" may be None.
         labels: their names.
     """
     figure = Figure(figsize=(6.8, 3.6), dpi=DPI, layout="constrained")
     axes = figure.subplots()
-    kinds = [("cold", "#cbd5e1", "cold"), ("p50", TEAL, "warm, median")]
+    warm = "warm, median" if stages["sum"]["n"] > 1 else "this answer"
+    kinds = [("cold", "#cbd5e1", "cold"), ("p50", TEAL, warm)]
     kinds = [kind for kind in kinds if stages["sum"][kind[0]] is not None]
     height = 0.8 / len(kinds)
     for n, (kind, colour, name) in enumerate(kinds):

@@ -16,6 +16,9 @@ MEASURING = """
   in memory; warm-up is the first answer after it; the times beside an answer hold neither.
 - *First text* and *first audio* count on the server, from the moment the model gets the clip to its first text token
   and its first samples. Upload, queue and your browser's player come on top.
+- *First sound here* counts in your browser, from the end of the question (or the press of a button) to the first sound
+  of the answer, upload and buffer included. *Underruns* are chunks that came after they should have sounded.
+- *Latency* takes the same stages up to the first samples; cold is the first answer after loading.
 - A stage's bar is the sum of the seconds spent in it, wall clock, one answer at a time.
 - A *speedup* is three numbers: nominal (tokens kept per step), its bound (layers run, weights read), and measured (wall
   clock of the talker over the fastest one token per step, in turns on the same texts).
@@ -61,6 +64,11 @@ statistics, image, tokens = client.predict(
     handle_file("run.zip"),  # from runs/ in the archive
     api_name="/token_stats",
 )
+settings = ("{decoder}", {steps}, "{policy}", 0.0, 0)
+for event, wav in client.submit(clip, *settings, api_name="/stream"):
+    print(event["type"], event["t_s"])  # the WAV file comes with the last
+times, waterfall, playback = client.predict(clip, 10, *settings, api_name="/latency")
+weights, heads = client.predict(clip, "{decoder}", "streaming", api_name="/attention")
 """
 
 PACKAGES = ("vocalnet", "torch", "transformers", "gradio", "numpy")

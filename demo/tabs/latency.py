@@ -186,11 +186,11 @@ def _results() -> Results:
     """Lays out what shows measured answers, and the paper's own table below it."""
     table = gr.HTML(render.placeholder(NOTHING))
     figures = [gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure") for _ in range(2)]
+    gr.HTML(render.note(PLAYED))
     with gr.Row(elem_classes="vn-downloads"):
         downloads = {
             name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
         }
-    gr.HTML(render.note(PLAYED))
     paper = published_table(5)
     headings = [f"{column.name} ({column.unit})" if column.unit else column.name for column in paper.columns]
     gr.HTML(render.table("As published: Table 5", headings, paper.printed()) + render.note(" ".join(paper.notes)))

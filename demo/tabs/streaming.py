@@ -40,16 +40,17 @@ def tab(app: App) -> Refresh:
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300, scale=2):
             question = talk([example.text for example in EXAMPLES])
-            with gr.Accordion("How speech is decoded", open=False):
-                settings = decoding(app)
-            with gr.Accordion("Replay a recorded answer", open=True):
-                picker = run_picker(app)
-                again = gr.Button("Replay", size="sm", interactive=False)
         with gr.Column(min_width=300, scale=3):
             status = gr.HTML(render.status(READY))
             heard = player(app.model.sample_rate_hz, EMPTY)
             anew = gr.Button("New conversation", size="sm", variant="secondary")
             gr.HTML(render.note(HINT))
+    with gr.Row(elem_classes="vn-columns"):
+        with gr.Column(min_width=300, scale=2), gr.Accordion("How speech is decoded", open=False):
+            settings = decoding(app)
+        with gr.Column(min_width=300, scale=3), gr.Accordion("Replay a recorded answer", open=True):
+            picker = run_picker(app)
+            again = gr.Button("Replay", size="sm", interactive=False)
 
     def answer(visitor: str | None, asked: Any, decoder: str, *values: Any) -> Views:
         visit, options = app.visits.of(visitor), streamed(decode_options(*values))
@@ -75,7 +76,7 @@ def tab(app: App) -> Refresh:
             return
         visit.n_turns += 1
         turn = Turn(visit.n_turns, "", run.question or "A question", _recorded(run), run.result.sample_rate_hz)
-        for _, view in _play(turn, lambda: runs.replay(run), status, heard):
+        for _, view in _play(turn, lambda: runs.replay(run), status, heard, has_model=False):
             yield view
 
     def forget(request: gr.Request) -> dict[Any, Any]:
@@ -110,11 +111,16 @@ def _conversation(app: App, visit: Visit, decoder: str) -> tuple[Any, Any]:
 
 
 def _play(
-    turn: Turn, make: Callable[[], Generator[Any, None, None] | Iterator[Event]], status: gr.HTML, heard: gr.HTML
+    turn: Turn,
+    make: Callable[[], Generator[Any, None, None] | Iterator[Event]],
+    status: gr.HTML,
+    heard: gr.HTML,
+    has_model: bool = True,
 ) -> Iterator[tuple[list[Event], dict[Any, Any]]]:
-    """Yields what has come of an answer, and the view of it."""
+    """Yields what has come of an answer, and the view of it; the first tells the browser's clock when it began."""
     start = time.perf_counter()
-    for events in arrivals(make):
+    yield [], {status: busy(turn.stage), heard: turn.value()}
+    for events in arrivals(make, has_model=has_model):
         turn.take(events)
         clock = time.perf_counter() - start
         if turn.result is not None:

@@ -17,7 +17,16 @@ from demo.examples import EXAMPLES
 from demo.job import BUSY, STOPPED
 from demo.question import READY
 
-TABS = ("Speech to text", "Speedup lab", "Token statistics", "About", "Speech to speech")
+TABS = (
+    "Speech to text",
+    "Streaming",
+    "Speedup lab",
+    "Token statistics",
+    "Latency",
+    "Attention",
+    "About",
+    "Speech to speech",
+)
 
 
 def answer_text(page: Page) -> Locator:

@@ -271,3 +271,33 @@ def test_the_tab_fits_a_phone(page, served, scheme):
     page.wait_for_timeout(500)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
     assert page.evaluate(CLIPPED) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_latency_fits_a_phone_and_measures(page, served, scheme):
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.emulate_media(color_scheme=scheme)
+    open_page(page, served.url, "?tab=latency")
+    page.get_by_role("spinbutton", name="Answers").fill("2")
+    button(page, "Measure").click()
+    expect(status(page)).to_have_text("Measured 2 answers.", timeout=60_000)
+    rows = page.get_by_role("region", name="To the first audio, ms").locator("tbody tr")
+    assert rows.last.locator("th, td").all_text_contents() == ["First audio", *["120.0"] * 4]
+    expect(page.locator(".vn-figure img").locator("visible=true")).to_have_count(2)
+    expect(page.get_by_role("region", name="As published: Table 5")).to_contain_text("319.73")
+    page.wait_for_timeout(500)
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate(CLIPPED) == []
+
+
+def test_a_row_of_the_masks_is_inspected(page, served):
+    open_page(page, served.url, "?tab=attention")
+    inspector = page.locator(".vn-masks")
+    expect(inspector).to_contain_text("Speech row 14, chunk 1")
+    expect(inspector.locator("[data-part=said-0]")).to_have_text("sees text 0–10 of 0–10; speech 0–14")
+    expect(inspector.locator("[data-part=said-1]")).to_have_text("sees text 0–5 of 0–10; speech 0–14")
+    inspector.get_by_role("slider", name="Row").press("ArrowRight")
+    expect(inspector.locator("[data-part=said-1]")).to_have_text("sees text 0–10 of 0–10; speech 0–15")
+    page.get_by_role("spinbutton", name="Text chunk").fill("2")
+    page.get_by_role("spinbutton", name="Text chunk").press("Enter")
+    expect(inspector.locator("[data-part=said-1]")).to_have_text("sees text 0–4 of 0–10; speech 0–15")

@@ -93,7 +93,7 @@ def test_measured_answers(events, tmp_path):
 
 def test_a_waterfall_starts_each_stage_where_the_last_ended():
     numbers = {"audio": 0.0, "encoder": 0.1, "llm": 0.2, "talker": 0.3, "vocoder": 0.4, "other": 0.0, "sum": 1.0}
-    stages = {name: {"p50": value, "p90": 2 * value, "cold": None} for name, value in numbers.items()}
+    stages = {name: {"n": 2, "p50": value, "p90": 2 * value, "cold": None} for name, value in numbers.items()}
     (axes,) = plots.waterfall(stages, latency.LABELS).axes
     bars = [(bar.get_x(), bar.get_width()) for bar in axes.patches]
     starts = [0, 0, 100, 300, 600, 1000, 0]
