@@ -6,6 +6,7 @@
 #   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
 #   make bench              speed at nano's and the published 1B's sizes -> results/bench-*.json (about ten minutes)
 #   make space              a folder for a hub Space with nano inside -> build/space (MODEL_REPO=user/name: what it shows)
+#   make soak MINUTES=30    the app under good, bad and cancelled requests of eight programs -> results/soak.json
 #   make eval               the held-out questions -> results/eval-nano.json, and into the README and nano's model card
 #
 # PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
@@ -13,6 +14,7 @@
 PYTHON ?= python3
 PORT ?= 7860
 SCALE ?= full
+MINUTES ?= 30
 TORCH_CPU_INDEX ?= https://download.pytorch.org/whl/cpu
 
 VENV := .venv
@@ -23,7 +25,7 @@ VOICES := flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check nano eval bench space
+.PHONY: demo test check nano eval bench soak space
 
 demo: $(STAMPS)/requirements
 	$(PY) app.py --model nano --port $(PORT)
@@ -58,6 +60,12 @@ bench: $(STAMPS)/requirements
 	$(PY) -m vocalnet bench --preset vocalnet-1b --what talker --heads mtp_vocalnet --tokens-per-step 3 --long \
 		--repeats 1 --out results/bench-1b-long.json
 	$(PY) -m vocalnet bench --preset vocalnet-1b --what token2wav --repeats 2 --out results/bench-1b-token2wav.json
+	$(PY) -m vocalnet bench --preset vocalnet-1b --what waterfall --dtype bfloat16 --repeats 3 \
+		--out results/bench-1b-waterfall.json
+	$(PY) -m vocalnet stream --model nano --repeats 20 --results results/stream-nano.json
+
+soak: $(STAMPS)/requirements
+	$(PY) -m demo.soak --minutes $(MINUTES) --out results/soak.json
 
 # --- set-up: one stamp per step, inside .venv so that removing it starts over ---
 

@@ -74,6 +74,42 @@ def test_bench_table():
     assert "nano, talker, float32, kernel packed, random weights. a processor, 2 threads, 2026-01-02" in table
 
 
+MADE = {name: BENCH[name] for name in ("machine", "date", "commit", "seed")}
+
+
+def test_streaming_grid_table():
+    report = grid_report()
+    seams = {"n": 200, "n_rough": 3, "n_rough_whole": 2}
+    stream = {"first_sound_s": 0.0423, "real_time_factor": 0.1, "seams": seams}
+    difference = {"wer": 0.002, "ci95": (-0.01, 0.014)}
+    report["cells"][0] |= {"stream": stream, "minus_offline": difference, "minus_whole": None}
+    table = sections({"x": {**report, "grid": "streaming"}})["x"]
+    first, second, *_ = lines(table, "| ")[2:]
+    assert first.endswith("| +0.2 [-1.0, +1.4] | – | 3.10 | 42 | 0.100 | 200 | 1.5 − 1.0 |")
+    assert second.endswith("| – | – | – | – |")
+    assert "paired by answer" in table
+
+
+def test_stream_table():
+    firsts = {"p50": 0.21, "p90": 0.25, "p99": 0.3}
+    report = {"first_audio": firsts, "worst_lateness_s": -0.12, "cold": {"first_audio_s": 0.9}, "stages": {"llm": 0.1}}
+    report |= {"real_time_factor": 0.31, "n_late": 0, "n_chunks": 80, "model": "nano", "decoder": "mtp", "repeats": 20}
+    table = sections({"stream-nano": {**report, "questions": ["a"], **MADE}})["stream-nano"]
+    assert "warm: median (p90, p99), ms | 210 (250, 300) |" in table
+    assert "| of the median: llm, ms | 100 |" in table
+    assert "| 0 of 80 |" in table
+    assert "| -0.12 |" in table
+
+
+def test_soak_table():
+    memory = {"settled_after_s": 300, "settled_mb": 900.4, "end_mb": 910.0}
+    report = {"soak": "nano", "minutes": 30.0, "n_clients": 8, "outcomes": {"equal": 5}, "memory": memory}
+    table = sections({"soak": {**report, "bars": {"memory": True, "no crash": False}, **MADE}})["soak"]
+    assert "| bar: memory | met |" in table
+    assert "| bar: no crash | missed |" in table
+    assert "| memory after 5 minutes, MB | 900 |" in table
+
+
 def test_published_tables_stay_apart_and_say_what_they_are():
     table = sections({})["published-3"]
     assert "| Group-Linear | 3 | 3× | 11.50 | 4.488 |" in table

@@ -16,6 +16,7 @@ from vocalnet.published import NUMBERS, published_table
 
 MARKED = re.compile(r"(<!-- report: (\S+) -->\n).*?(<!-- end of report -->)", re.DOTALL)
 NONE = "–"
+STREAMED = ("streaming", "vocoder")  # grids with a table of their own
 
 
 def load_results(paths: Iterable[str | Path]) -> dict[str, Any]:
@@ -103,6 +104,8 @@ def evaluation_tables(report: dict[str, Any]) -> dict[str, str]:
 
 def grid_tables(report: dict[str, Any]) -> dict[str, str]:
     """Returns the tables of `vocalnet eval --grid`: "" the comparison, "-tokens" the statistics of every head."""
+    if report.get("grid") in STREAMED:
+        return streaming_tables(report)
     header = ["decoder", "tokens per step", "policy", "WER % [95 %]", "S / D / I", f"− {report['baseline']} [95 %]"]
     header += [
         "− own fixed 3 [95 %]",
@@ -201,10 +204,76 @@ def newcomer_tables(report: dict[str, Any]) -> dict[str, str]:
     return {"": _table(["step", "seconds"], [*rows, ["all", f"{report['total_s']:.1f}"]]) + note}
 
 
+def streaming_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the tables of the grids "streaming" and "vocoder": what a stream costs in WER, time and roughness."""
+    header = ["cell", "WER % [95 %]", "− offline [95 %]", "− same tokens in one piece [95 %]", "DNSMOS"]
+    header += ["first sound of the vocoder, ms", "its real-time factor", "seams", "rough seams − same places, %"]
+    rows = []
+    for cell in report["cells"]:
+        stream = cell["stream"]
+        row = [cell["cell"], _percent(cell["wer"]["wer"], cell["wer"]["ci95"]), _difference(cell["minus_offline"])]
+        row += [_difference(cell["minus_whole"]), _number(cell["dnsmos_p808"], 2)]
+        if stream is None:
+            row += [NONE] * 4
+        else:
+            seams = stream["seams"]
+            row += [f"{1000 * stream['first_sound_s']:.0f}", _number(stream["real_time_factor"], 3), str(seams["n"])]
+            row.append(f"{100 * seams['n_rough'] / max(seams['n'], 1):.1f} − {_whole_share(seams)}")
+        rows.append(row)
+    notes = [] if report["is_complete"] else ["The grid is not finished: run the same command again."]
+    notes += _ceilings(report)
+    notes.append(
+        "Differences are in points, paired by answer. Offline: full mask, sound in one piece. A seam is rough where a "
+        "second difference within 5 ms exceeds those of 99 % of such windows of the same sound in one piece, which is "
+        "so at some of the same places without any seam."
+    )
+    return {
+        "": _table(header, rows) + "\n\n" + "\n".join(notes) + _provenance(report, f"{report['n_answers']} answers.")
+    }
+
+
+def _whole_share(seams: dict[str, Any]) -> str:
+    return f"{100 * seams['n_rough_whole'] / max(seams['n'], 1):.1f}"
+
+
+def stream_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `vocalnet stream --repeats`."""
+    times, worst_s = report["first_audio"], report["worst_lateness_s"]
+    rows = [
+        ["end of question to first sound, warm: median (p90, p99), ms", _milliseconds(times)],
+        ["the first answer after loading, ms", f"{1000 * report['cold']['first_audio_s']:.0f}"],
+        *([f"of the median: {name}, ms", f"{1000 * seconds:.0f}"] for name, seconds in report["stages"].items()),
+        ["real-time factor", _number(report["real_time_factor"], 2)],
+        ["chunks of sound after their playing time", f"{report['n_late']} of {report['n_chunks']}"],
+        ["the latest chunk against its playing time, s", NONE if worst_s is None else f"{worst_s:+.2f}"],
+    ]
+    how = (
+        f"{report['model']}, {report['decoder']}, {report['repeats']} answers to {len(report['questions'])} questions."
+    )
+    return {"": _table(["measure", "value"], rows) + _provenance(report, how)}
+
+
+def _milliseconds(times: dict[str, float]) -> str:
+    return f"{1000 * times['p50']:.0f} ({1000 * times['p90']:.0f}, {1000 * times['p99']:.0f})"
+
+
+def soak_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `make soak`."""
+    memory = report["memory"]
+    rows = [[f"bar: {name}", "met" if is_met else "missed"] for name, is_met in report["bars"].items()]
+    rows += [[f"requests: {name}", str(n)] for name, n in sorted(report["outcomes"].items())]
+    rows.append([f"memory after {memory['settled_after_s'] / 60:g} minutes, MB", _number(memory["settled_mb"], 0)])
+    rows.append(["memory at the end, MB", _number(memory["end_mb"], 0)])
+    how = f"{report['soak']}, {report['minutes']:g} minutes, {report['n_clients']} programs at once."
+    return {"": _table(["measure", "value"], rows) + _provenance(report, how)}
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key that only such a report has
     "n_of_the_benchmark": benchmark_tables,
     "n_spoken": likelihood_tables,
     "newcomer": newcomer_tables,
+    "worst_lateness_s": stream_tables,
+    "soak": soak_tables,
     "ceilings": grid_tables,
     "right_by_topic": evaluation_tables,
     "preset": bench_tables,
