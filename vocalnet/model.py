@@ -160,15 +160,18 @@ class VocalNet(PreTrainedModel):
         return model
 
     def use_kernel(self, kernel: str) -> None:
-        """Prepares LLM and talker for decoding, in place; see `decoder.kernels`. With int8, the LLM is packed.
+        """Prepares LLM, talker and flow for inference, in place; see `decoder.kernels`. int8 is for the talker only.
 
         Raises:
             ValueError: there is no such kernel, or it does not go with the device or the dtype.
         """
         self.kernel = kernel
-        use_kernel(self.llm, "packed" if kernel == "int8" else kernel)
+        exact = "packed" if kernel == "int8" else kernel
+        use_kernel(self.llm, exact)
         if self.talker is not None:
             use_kernel(self.talker, kernel)
+        if isinstance(self.vocoder, Token2Wav):
+            use_kernel(self.vocoder.flow_model, exact)
 
     @property
     def policies(self) -> list[str]:

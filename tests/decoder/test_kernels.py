@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from vocalnet.decoder import kernels
+from vocalnet.decoder.backbone import JoinedLinear
 from vocalnet.decoder.heads import HEADS
-from vocalnet.decoder.kernels import PackedLinear, use_kernel
+from vocalnet.decoder.kernels import NarrowLinear, PackedLinear, use_kernel
 from vocalnet.decoder.load import load_talker, save_talker
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
@@ -20,7 +21,7 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 @pytest.fixture(autouse=True)
 def pack_all(monkeypatch) -> None:
-    """Narrow layers gain nothing from packing; here they show that it is right."""
+    """Narrow layers are not packed; here they show that it is right."""
     monkeypatch.setattr(kernels, "PACKED_FROM", 0)
 
 
@@ -59,7 +60,9 @@ def test_a_packed_layer_is_counted_and_stays_where_it_is():
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mask", ["full", "streaming"])
-def test_a_packed_talker_decodes_the_same_tokens(make_talker, head, mask):
+@pytest.mark.parametrize("width", [0, 1000], ids=["packed", "narrow"])
+def test_a_packed_talker_decodes_the_same_tokens(make_talker, monkeypatch, head, mask, width):
+    monkeypatch.setattr(kernels, "PACKED_FROM", width)
     talker = make_talker(head).requires_grad_(False)
     hidden = torch.randn(1, 7, talker.config.llm_dim, generator=torch.Generator().manual_seed(1))
     packed = copy.deepcopy(talker)
@@ -78,13 +81,35 @@ def test_preparing_twice_changes_nothing(talker, kernel):
     assert list(talker.modules()) == before
 
 
-def test_layers_that_gain_nothing_stay_plain(talker, monkeypatch):
+def test_narrow_layers_are_transposed(talker, monkeypatch):
     monkeypatch.setattr(kernels, "PACKED_FROM", 32)
     use_kernel(talker, "packed")
-    packed = {(layer.in_features, layer.out_features) for layer in talker.modules() if type(layer) is PackedLinear}
-    plain = {(layer.in_features, layer.out_features) for layer in talker.modules() if type(layer) is nn.Linear}
-    assert packed == {(32, 32), (32, 48), (48, 32), (32, 49)}
-    assert plain == {(24, 32)}
+    sizes = {kind: set() for kind in (PackedLinear, NarrowLinear)}
+    for layer in talker.modules():
+        if type(layer) in sizes:
+            sizes[type(layer)].add((layer.in_features, layer.out_features))
+    assert sizes == {PackedLinear: {(32, 32), (32, 96), (48, 32), (32, 49)}, NarrowLinear: {(24, 32)}}
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_narrow_layer_agrees_with_the_plain_one_and_saves_its_weight(n, bias):
+    linear = nn.Linear(48, 72, bias=bias)
+    narrow = NarrowLinear(linear)
+    x = torch.randn(1, n, 48)
+    torch.testing.assert_close(narrow(x), linear(x))
+    assert torch.equal(narrow.state_dict()["weight"], linear.weight)
+
+
+@pytest.mark.parametrize("width", [0, 1000], ids=["packed", "narrow"])
+def test_joined_layers_are_saved_as_their_parts(talker, monkeypatch, width):
+    monkeypatch.setattr(kernels, "PACKED_FROM", width)
+    expected = {key: value.clone() for key, value in talker.state_dict().items()}
+    use_kernel(talker, "packed")
+    assert any(isinstance(part, JoinedLinear) for part in talker.modules())
+    found = talker.state_dict()
+    assert set(found) == set(expected)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
 
 
 def test_a_weight_shared_with_an_embedding_is_not_held_twice():

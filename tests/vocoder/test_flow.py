@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from vocoder_helpers import assert_close, stage_outputs
+from vocoder_helpers import TINY_FLOW, assert_close, stage_outputs
 
+from vocalnet.decoder import kernels
+from vocalnet.decoder.kernels import use_kernel
 from vocalnet.vocoder.flow import Flow
 from vocalnet.vocoder.token2wav import MAX_FRAMES, Token2Wav, initial_noise
 
@@ -150,3 +152,22 @@ def test_the_temperature_scales_the_noise_that_nobody_gave(tiny):
     assert torch.equal(cool.flow(tokens), tiny.flow(tokens, noise=0.5 * noise))
     assert torch.equal(cool.flow(tokens, noise=noise), tiny.flow(tokens))
     assert not torch.equal(cool.flow(tokens), tiny.flow(tokens))
+
+
+@pytest.mark.parametrize("width", [0, 1000], ids=["packed", "narrow"])
+def test_a_packed_flow_computes_the_same(monkeypatch, width):
+    monkeypatch.setattr(kernels, "PACKED_FROM", width)
+    torch.manual_seed(0)
+    flow = Flow(TINY_FLOW).eval().requires_grad_(False)
+    tokens = torch.arange(12)[None]
+    noise, zeros = torch.ones(1, 80, 24), torch.zeros(1, 80, 24)
+
+    def mel() -> torch.Tensor:
+        with torch.no_grad():
+            _, mu = flow.encode(tokens, chunk=4)
+            return flow.sample(noise, mu.transpose(1, 2), zeros[..., 0], zeros, chunk=4)
+
+    expected = mel()
+    use_kernel(flow, "packed")
+    assert not any(type(part) is torch.nn.Linear for part in flow.modules())
+    assert_close(mel(), expected, 1e-5)

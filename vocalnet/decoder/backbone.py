@@ -6,6 +6,7 @@ Letters: B batch, n rows of this pass, T keys, D width, H heads, d = D / H.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -51,11 +52,46 @@ def attention_bias(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return torch.zeros_like(visible, dtype=dtype).masked_fill_(~visible, float("-inf"))
 
 
+class JoinedLinear(nn.Module):
+    """Several linear layers without bias on one input, as one product: for inference. It is saved as its parts."""
+
+    def __init__(self, parts: dict[str, nn.Linear]) -> None:
+        super().__init__()
+        weight = torch.cat([part.weight.detach() for part in parts.values()])  # (n_out, D)
+        self.sizes = {name: part.out_features for name, part in parts.items()}
+        self.linear = nn.utils.skip_init(nn.Linear, *weight.shape[::-1], bias=False)
+        self.linear.weight = nn.Parameter(weight, requires_grad=False)
+        self.register_state_dict_post_hook(_save_parts)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps x (..., D) to the outputs of all parts, side by side (..., n_out)."""
+        return self.linear(x)
+
+
+def _save_parts(joined: JoinedLinear, state: dict[str, Any], prefix: str, metadata: Any) -> None:
+    """Puts the parts' weights, under the owner's names, in the place of the joined one."""
+    weight = state.pop(f"{prefix}linear.weight", None)
+    if weight is not None:  # else 8 bits, which cannot be saved
+        owner = prefix.removesuffix("joined.")
+        for name, rows in zip(joined.sizes, weight.split(list(joined.sizes.values())), strict=True):
+            state[f"{owner}{name}.weight"] = rows.clone()
+
+
+def join(owner: Attention | SwiGLU) -> None:
+    """Replaces the linear layers that `owner` applies to one input by a `JoinedLinear`, in place."""
+    owner.joined = JoinedLinear({name: getattr(owner, name) for name in owner.SAME_INPUT})
+    for name in owner.SAME_INPUT:
+        delattr(owner, name)
+
+
 class Attention(nn.Module):
     """Multi-head attention with as many key-value heads as heads, no biases."""
 
+    SAME_INPUT = ("q_proj", "k_proj", "v_proj")
+
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
+        self.joined: JoinedLinear | None = None
         self.head_dim = dim // n_heads
         self.q_proj = nn.Linear(dim, dim, bias=False)
         self.k_proj = nn.Linear(dim, dim, bias=False)
@@ -65,8 +101,7 @@ class Attention(nn.Module):
     def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
         """Attends from x (B, n, D) over x itself or, with a cache, over everything that its slots hold."""
         B, n, D = x.shape
-        q, k = self._queries_and_keys(x, rows)
-        v = self._split(self.v_proj(x))
+        q, k, v = self._queries_keys_values(x, rows)
         if rows.cache is not None:
             k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)  # (B, H, T, d)
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.bias, is_causal=rows.is_causal)
@@ -78,31 +113,41 @@ class Attention(nn.Module):
         Rows need a bias; what it forbids weighs exactly 0.
         """
         assert rows.bias is not None
-        q, k = self._queries_and_keys(x, rows)
+        q, k, _ = self._queries_keys_values(x, rows)
         return (q @ k.transpose(-1, -2) / self.head_dim**0.5 + rows.bias).softmax(-1)
 
-    def _queries_and_keys(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
-        qk = torch.stack([self.q_proj(x), self.k_proj(x)], 2)  # (B, n, 2, D)
-        q, k = rotate(self._split(qk), rows).chunk(2, 1)  # (B, H, n, d)
-        return q, k
-
-    def _split(self, x: Tensor) -> Tensor:
-        """Returns the heads of one or two (B, n, D) on top of each other: (B, H or 2 H, n, d)."""
-        return x.view(*x.shape[:2], -1, self.head_dim).transpose(1, 2)
+    def _queries_keys_values(self, x: Tensor, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the heads of x (B, n, D), queries and keys rotated: three of (B, H, n, d)."""
+        B, n, _ = x.shape
+        if self.joined is None:
+            qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)  # (B, n, 3 D)
+        else:
+            qkv = self.joined(x)
+        heads = qkv.view(B, n, -1, self.head_dim).transpose(1, 2)  # (B, 3 H, n, d)
+        n_heads = heads.shape[1] // 3
+        q, k = rotate(heads[:, : 2 * n_heads], rows).chunk(2, 1)
+        return q, k, heads[:, 2 * n_heads :]
 
 
 class SwiGLU(nn.Module):
     """Gated feed-forward network, no biases."""
 
+    SAME_INPUT = ("gate_proj", "up_proj")
+
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__()
+        self.joined: JoinedLinear | None = None
         self.gate_proj = nn.Linear(dim, ffn_dim, bias=False)
         self.up_proj = nn.Linear(dim, ffn_dim, bias=False)
         self.down_proj = nn.Linear(ffn_dim, dim, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps (B, n, D) to (B, n, D)."""
-        return self.down_proj(F.silu(self.gate_proj(x)) * self.up_proj(x))
+        if self.joined is None:
+            gate, up = self.gate_proj(x), self.up_proj(x)
+        else:
+            gate, up = self.joined(x).chunk(2, -1)
+        return self.down_proj(F.silu(gate) * up)
 
 
 class Block(nn.Module):

@@ -18,10 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from vocalnet import shards
+from vocalnet.decoder.backbone import Attention, SwiGLU, join
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-PACKED_FROM = 256  # inputs and outputs; narrower layers stay in the processor's cache, where plain calls are cheaper
+PACKED_FROM = 256  # inputs and outputs; a narrower layer is a `NarrowLinear`
 
 
 class PackedLinear(nn.Module):
@@ -52,14 +53,34 @@ class PackedLinear(nn.Module):
         return self
 
 
+class NarrowLinear(nn.Module):
+    """A linear layer so small that what counts is a cheap call: its weight is kept as (in, out); for inference."""
+
+    def __init__(self, linear: nn.Linear) -> None:
+        super().__init__()
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight = nn.Parameter(linear.weight.detach().T.contiguous(), requires_grad=False)
+        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps x (..., in_features) to (..., out_features)."""
+        y = torch.matmul(x, self.weight)
+        return y if self.bias is None else y + self.bias
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight.T.contiguous()
+
+
 def use_kernel(module: nn.Module, kernel: str) -> None:
     """Prepares all linear layers inside `module` for decoding, in place; what is prepared already stays.
 
     Args:
         module: in eval mode, on its device and in its dtype; from then on it can be neither moved nor trained.
-        kernel: "plain": leave all as it is; "packed": the same numbers from oneDNN's layout (layers that it cannot
-            take, or gains nothing for, stay plain); "int8": weights in 8 bits, one scale per output, inputs quantised
-            as they come. A packed module is saved as a plain one; an int8 one cannot be (`check_saveable`).
+        kernel: "plain": leave all as it is; "packed": the same numbers from oneDNN's layout (narrow layers are
+            transposed instead, those that it cannot take stay plain); "int8": weights in 8 bits, one scale per output,
+            inputs quantised as they come. A packed module is saved as a plain one; an int8 one cannot be
+            (`check_saveable`).
 
     Raises:
         ValueError: there is no such kernel, or int8 is asked for on something else than a CPU in float32.
@@ -89,9 +110,8 @@ def check_saveable(module: nn.Module) -> None:
 
 
 def is_packable(linear: nn.Linear) -> bool:
-    """Whether `PackedLinear` can stand for a layer, and gains something."""
-    weight = linear.weight
-    return weight.device.type == "cpu" and min(weight.shape) >= PACKED_FROM and _has_operators(weight.dtype)
+    """Whether `PackedLinear` can stand for a layer."""
+    return linear.weight.device.type == "cpu" and _has_operators(linear.weight.dtype)
 
 
 @functools.cache
@@ -112,14 +132,23 @@ def _plain(module: nn.Module) -> None:
     pass
 
 
+def _join(module: nn.Module) -> None:
+    """Joins layers that read the same input: fewer and larger products."""
+    for part in module.modules():
+        if isinstance(part, Attention | SwiGLU) and part.joined is None:
+            join(part)
+
+
 def _pack(module: nn.Module) -> None:
+    _join(module)
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     n_bytes = 0
     for parent, name in _linears(module):
         linear = getattr(parent, name)
         if id(linear.weight) not in tables and is_packable(linear):  # a table's weight would be held twice
             n_bytes += linear.weight.nbytes
-            setattr(parent, name, PackedLinear(linear))
+            is_narrow = min(linear.weight.shape) < PACKED_FROM
+            setattr(parent, name, NarrowLinear(linear) if is_narrow else PackedLinear(linear))
             del linear
             if n_bytes > shards.LET_GO_BYTES:
                 _give_back()
@@ -146,6 +175,7 @@ def _give_back() -> None:
 def _quantise(module: nn.Module) -> None:
     from torch.ao.quantization import per_channel_dynamic_qconfig, quantize_dynamic
 
+    _join(module)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces a successor package that is not needed
         quantize_dynamic(module, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
