@@ -25,7 +25,7 @@ from vocalnet.experts import (
     start_experts,
     without_experts,
 )
-from vocalnet.llm import backbone, embed_prompt, speech_mask
+from vocalnet.llm import Message, backbone, embed_prompt, end_ids, prompt_pieces, speech_mask, user_content
 from vocalnet.model import VocalNet
 from vocalnet.training.experts import prepare_experts
 
@@ -220,6 +220,27 @@ def test_a_model_routes_audio_and_answers_alike_from_training_and_generation(mod
     assert not torch.allclose(
         states, backbone(model.llm)(inputs_embeds=embed_prompt(model.llm, pieces, audio)).last_hidden_state[0, -1:]
     )
+
+
+def test_a_session_answers_by_the_experts(model, question):
+    pieces = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
+    stops = end_ids(model.tokenizer, model.family)
+
+    def greedy(features, prompt) -> str:
+        ids: list[int] = []
+        while len(ids) < model.parts.max_text_tokens:
+            produced, _ = model.answer_states([features], [prompt], [ids])
+            token = int(model.llm.get_output_embeddings()(produced[0][-1]).argmax())
+            if token in stops:
+                break
+            ids.append(token)
+        return model.tokenizer.decode(ids, skip_special_tokens=True)
+
+    features = model.features(question[0])
+    answer = model.respond(audio=question, speech=False).text
+    assert answer == greedy(features, pieces)
+    start_experts(model.llm)
+    assert answer != greedy(features, pieces), "the text weights would have said something else"
 
 
 def test_experts_are_a_component_of_their_own(model, tiny_model, question, tmp_path):
