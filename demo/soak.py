@@ -67,13 +67,16 @@ def bad_requests(decoder: str, folder: Path) -> list[Request]:
 
 
 def essence(answer: Any) -> tuple[str, tuple[int, ...]]:
-    """Returns text and speech tokens of what an endpoint gave last."""
-    details = next(part for part in (answer if isinstance(answer, (tuple, list)) else [answer]) if _is_details(part))
-    return details["text"], tuple(details.get("speech_tokens", ()))
+    """Returns text and speech tokens of what an endpoint gave last.
 
-
-def _is_details(part: Any) -> bool:
-    return isinstance(part, dict) and "text" in part
+    Raises:
+        ValueError: that is no answer.
+    """
+    parts = answer if isinstance(answer, tuple | list) else (answer,)
+    for part in parts:
+        if isinstance(part, dict) and "text" in part:
+            return part["text"], tuple(part.get("speech_tokens", ()))
+    raise ValueError(f"This is no answer: {answer!r:.200}")
 
 
 @dataclass
@@ -137,11 +140,9 @@ class Visitors:
 
 
 def ask(client: Client, request: Request) -> Any:
-    """Returns the last answer to a request; one that comes event by event is read to its end."""
+    """Returns the last answer to a request, also of those that come event by event."""
     endpoint, (clip, *rest) = request
-    job = client.submit(handle_file(clip), *rest, api_name=endpoint)
-    job.result(timeout=ANSWER_S)
-    return job.outputs()[-1]
+    return client.submit(handle_file(clip), *rest, api_name=endpoint).result(timeout=ANSWER_S)
 
 
 @contextmanager
