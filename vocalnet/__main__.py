@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from vocalnet.commands import benchmarks, hub
+from vocalnet.commands import benchmarks, hub, training
 from vocalnet.commands import data as data_tools
 from vocalnet.commands import stream as streaming
 from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
@@ -41,6 +41,8 @@ app = typer.Typer(
 app.add_typer(data_tools.app, name="data")
 app.command()(hub.push)
 app.command()(hub.space)
+app.command()(training.plan)
+app.command("bench-training")(training.bench_training)
 
 
 @dataclass(frozen=True)

@@ -39,14 +39,18 @@ class Lisa(TrainerCallback):
     def on_step_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Freezes and unfreezes layers, and drops the optimizer state of those that are frozen."""
-        period, at = divmod(state.global_step, self.settings.lisa_every)
-        if at and any(not weight.requires_grad for layer in self.layers for weight in layer.parameters()):
-            return  # inside a period, and not the first step of a resumed run
-        chosen = lisa_layers(self.settings.seed, period, len(self.layers), self.settings.lisa_layers)
+        """Chooses the layers of a new period, and those of a resumed run's first one."""
+        is_chosen = any(not weight.requires_grad for layer in self.layers for weight in layer.parameters())
+        if state.global_step % self.settings.lisa_every == 0 or not is_chosen:
+            self.choose(state.global_step, kwargs["optimizer"])
+
+    def choose(self, step: int, optimizer: Any) -> None:
+        """Freezes and unfreezes layers as in a step, and drops the optimizer state of those that are frozen."""
+        settings, n_layers = self.settings, len(self.layers)
+        chosen = lisa_layers(settings.seed, step // settings.lisa_every, n_layers, settings.lisa_layers)
         for number, layer in enumerate(self.layers):
             for weight in layer.parameters():
                 weight.requires_grad_(number in chosen)
                 if number not in chosen:
                     weight.grad = None
-                    kwargs["optimizer"].state.pop(weight, None)
+                    optimizer.state.pop(weight, None)

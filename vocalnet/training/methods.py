@@ -57,7 +57,11 @@ def prepare(settings: Settings, is_merge: bool = False) -> Prepared:
         ValueError: a part is missing, or does not go with the stage or the method.
     """
     torch.manual_seed(settings.seed)
-    model = _start(settings)
+    return equip(_start(settings), settings, is_merge)
+
+
+def equip(model: VocalNet, settings: Settings, is_merge: bool = False) -> Prepared:
+    """Returns the stage around a model, in place; arguments and errors as for `prepare`."""
     unused = ("vocoder", "speech_tokenizer", *(["talker"] if settings.stage == 1 else []))
     aside = {name: getattr(model, name) for name in unused}
     for name in unused:

@@ -101,7 +101,7 @@ class StageTrainer(Trainer):
         dev, n_ranks = self.eval_dataset, self.accelerator.num_processes
         assert isinstance(dev, Examples)
         size = self.args.per_device_eval_batch_size
-        self.model.eval()
+        self.objective.eval()
         parts = []
         for start in range(0, len(dev), size * n_ranks):
             first = start + self.args.process_index * size
