@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -112,7 +112,7 @@ def _conversation(app: App, visit: Visit, decoder: str) -> tuple[Any, Any]:
 
 def _play(
     turn: Turn,
-    make: Callable[[], Generator[Any, None, None] | Iterator[Event]],
+    make: Callable[[], Any],
     status: gr.HTML,
     heard: gr.HTML,
     has_model: bool = True,
