@@ -7,6 +7,7 @@
 #   make bench              speed at nano's and the published 1B's sizes -> results/bench-*.json (about ten minutes)
 #   make space              a folder for a hub Space with nano inside -> build/space (MODEL_REPO=user/name: what it shows)
 #   make soak MINUTES=30    the app under good, bad and cancelled requests of eight programs -> results/soak.json
+#   make bench-training     a step of stage 2 and its masks, and plans of memory beside measured runs -> results/*.json
 #   make eval               the held-out questions -> results/eval-nano.json, and into the README and nano's model card
 #
 # PYTHON=python3.12 picks another interpreter, PORT=8000 another port.
@@ -25,7 +26,7 @@ VOICES := flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check nano eval bench soak space
+.PHONY: demo test check nano eval bench bench-training soak space
 
 demo: $(STAMPS)/requirements
 	$(PY) app.py --model nano --port $(PORT)
@@ -66,6 +67,12 @@ bench: $(STAMPS)/requirements
 
 soak: $(STAMPS)/requirements
 	$(PY) -m demo.soak --minutes $(MINUTES) --out results/soak.json
+
+# Bars of the training framework: masks in a step of stage 2, and plans beside measured runs.
+bench-training: $(STAMPS)/requirements
+	$(PY) -m vocalnet bench-training --sizes nano --repeats 20 --out results/bench-training-nano.json
+	$(PY) -m vocalnet bench-training --sizes vocalnet-1b --repeats 2 --out results/bench-training-1b.json
+	$(PY) -m vocalnet plan --check --out results/plan-check.json
 
 # --- set-up: one stamp per step, inside .venv so that removing it starts over ---
 

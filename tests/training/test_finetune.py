@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -13,6 +14,7 @@ import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from safetensors.torch import load_file
+from transformers import WhisperConfig, WhisperForConditionalGeneration
 
 import vocalnet
 from tests.training.finetuning import losses, run_ranks, start, tiny_checkpoint, tiny_list, tiny_settings
@@ -92,6 +94,30 @@ def test_qlora_without_bitsandbytes_says_so(model, data, tmp_path, monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(ValueError, match="pip install bitsandbytes"):
         prepare(tiny_settings(tmp_path, model, data, method="qlora"))
+
+
+def test_a_run_starts_from_a_base_llm_and_a_whisper(model, data, tmp_path):
+    whole = vocalnet.load(model, kernel="plain")
+    whole.llm.save_pretrained(tmp_path / "llm")
+    whole.tokenizer.save_pretrained(tmp_path / "llm")
+    sizes = {
+        "d_model": 32,
+        "encoder_layers": 1,
+        "encoder_attention_heads": 2,
+        "encoder_ffn_dim": 64,
+        "num_mel_bins": 80,
+    }
+    decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 64, "vocab_size": 99}
+    config = WhisperConfig(**sizes, **decoder, max_source_positions=100, pad_token_id=0, bos_token_id=1, eos_token_id=1)
+    WhisperForConditionalGeneration(config).save_pretrained(tmp_path / "whisper")
+    start = {"model": None, "llm": str(tmp_path / "llm"), "encoder": str(tmp_path / "whisper"), "family": "nano"}
+    merged = vocalnet.load(
+        finetune(dataclasses.replace(tiny_settings(tmp_path / "run", model, data, steps=2), **start))
+    )
+    assert merged.parts.talker is None
+    assert merged.parts.encoder.window_s == 2.0
+    written = load_file(tmp_path / "whisper" / "model.safetensors")["model.encoder.conv1.weight"]
+    assert torch.equal(merged.encoder.whisper.conv1.weight, written)
 
 
 @pytest.mark.parametrize("head", ["ntp", "group_linear", "group_trans", "mtp_parallel_linear", "mtp_deepseek"])

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
 import pytest
 import yaml
 from accelerate.commands.config.config_args import load_config_from_file
+from typer.testing import CliRunner
 
 from tests.training.finetuning import losses, tiny_checkpoint, tiny_list
 from train import finetune
+from vocalnet.__main__ import app
 from vocalnet.training.settings import read_settings
 
 CONFIGS = Path(finetune.__file__).parent / "configs"
@@ -71,3 +76,26 @@ def test_wrong_input_ends_with_a_sentence(monkeypatch, capsys):
     )
     assert finetune.main() == 2
     assert "none.json" in capsys.readouterr().err
+
+
+PAGE = (CONFIGS.parent / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if "train.finetune" in line])
+def test_the_pages_trainings_are_settings_that_fit_eight_devices(command):
+    words = shlex.split(command.partition("-m train.finetune")[2])
+    settings = read_settings(words[1], {}, words[2:])
+    assert settings.accumulation(8 if "accelerate" in command else 1) in (1, 4)
+
+
+@pytest.mark.parametrize("command", [line for line in COMMANDS if line.startswith("vocalnet plan")])
+def test_the_pages_plans_run(command):
+    done = CliRunner().invoke(app, [*shlex.split(command)[1:], "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout.splitlines()[-1])["peak"] > 1e9
+
+
+def test_every_command_of_the_page_is_tried_or_belongs_to_the_data():
+    others = [line for line in COMMANDS if "train.finetune" not in line and not line.startswith("vocalnet plan")]
+    assert all(line.startswith("vocalnet data ") for line in others)
