@@ -7,6 +7,7 @@ import sys
 import tarfile
 from types import SimpleNamespace
 
+import datasets
 import numpy as np
 import pytest
 import soundfile
@@ -141,8 +142,6 @@ def test_a_dataset_of_the_hub_gives_pairs(pairs, monkeypatch):
 
 
 def test_the_library_itself_gives_pairs(pairs):
-    """Only where `datasets` is installed; it is an extra."""
-    datasets = pytest.importorskip("datasets")
     made = datasets.Dataset.from_list(list(rows_of(pairs)))
     made = made.cast_column("speech", datasets.Audio(decode=False))
     made.to_parquet(pairs.folder / "pairs.parquet")
