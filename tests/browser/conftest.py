@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from serving import Served, serve_fake
@@ -24,8 +26,8 @@ ARGUMENTS = [
     "--no-first-run",
     "--use-fake-device-for-media-stream",
     "--use-fake-ui-for-media-stream",
-    f"--use-file-for-fake-audio-capture={MICROPHONE}",
 ]
+CAPTURE = "--use-file-for-fake-audio-capture="
 # Gradio's player keeps its audio element out of the document; this keeps every element that was told to play.
 REMEMBER_PLAYED = """
 window.played = [];
@@ -48,9 +50,25 @@ def browser() -> Iterator[playwright.Browser]:
     if CHROMIUM is None:
         pytest.skip("apt-get install chromium to test in a browser")
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, f"{CAPTURE}{MICROPHONE}"])
         yield browser
         browser.close()
+
+
+@pytest.fixture
+def listening_page(browser: playwright.Browser) -> Iterator[Callable[[Path], playwright.Page]]:
+    """Makes an empty page whose microphone hears a recording once."""
+    with ExitStack() as browsers:
+
+        def make(path: Path) -> playwright.Page:
+            arguments = [*ARGUMENTS, f"{CAPTURE}{path}%noloop"]
+            other = browser.browser_type.launch(executable_path=CHROMIUM, args=arguments)
+            browsers.callback(other.close)
+            page = other.new_context(permissions=["microphone"]).new_page()
+            page.set_default_timeout(PATIENCE_MS)
+            return page
+
+        yield make
 
 
 @pytest.fixture

@@ -11,13 +11,18 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from playwright.sync_api import expect
 
 from demo.examples import EXAMPLES
 
 ROOT = Path(__file__).parents[2]
 START_S = 120
+# question-0078 of nano's held-out set (`vocalnet eval --set heldout`): "Can you tell me the capital of Austria?"
+HELD_OUT = Path(__file__).parent / "heldout-question.wav"
+PAUSE_S = 1.5  # of silence before the question, while the browser opens the microphone
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +40,7 @@ def nano_url() -> Iterator[str]:
         time.sleep(0.5)
     yield url
     server.terminate()
-    server.wait(10)
+    server.wait(60)
 
 
 def is_up(url: str) -> bool:
@@ -54,3 +59,20 @@ def test_a_spoken_question_gets_a_spoken_answer(page, nano_url):
     expect(page.locator(".vn-done").locator("visible=true")).to_be_visible(timeout=60_000)
     assert page.locator(".vn-answer textarea").locator("visible=true").input_value().strip()
     page.wait_for_function("window.played.some(audio => audio.currentTime > 0.3)")
+
+
+def test_push_to_talk_asks_a_held_out_question(listening_page, nano_url, tmp_path):
+    samples, rate_hz = soundfile.read(HELD_OUT)
+    heard = np.concatenate([np.zeros(round(PAUSE_S * rate_hz)), samples])
+    soundfile.write(tmp_path / "question.wav", heard, rate_hz, subtype="PCM_16")
+    page = listening_page(tmp_path / "question.wav")
+    page.goto(f"{nano_url}?tab=stream")
+    expect(page.get_by_role("button", name="Hold to talk")).to_be_visible()
+    page.keyboard.down("Space")
+    expect(page.locator(".vn-talk .vn-status")).to_contain_text("Listening")
+    page.wait_for_timeout(1000 * (soundfile.info(HELD_OUT).duration + PAUSE_S + 0.3))
+    page.keyboard.up("Space")
+    expect(page.locator(".vn-done").locator("visible=true")).to_contain_text("Answered", timeout=120_000)
+    expect(page.locator(".vn-said")).to_contain_text("Vienna")
+    expect(page.get_by_label("The answer")).to_be_visible(timeout=60_000)  # it has been heard to its end
+    assert page.locator(".vn-turn .vn-spoken").count() == page.locator(".vn-said span").count()
