@@ -254,6 +254,20 @@ def test_a_run_goes_on_with_another_number_of_devices(model, data, tmp_path):
     assert losses(tmp_path / "moved") == pytest.approx(losses(tmp_path / "whole"), abs=1e-5)
 
 
+def test_dev_losses_count_every_sample_once_whatever_the_batches(model, data, tmp_path):
+    rows = []
+    for size in (4, 1):
+        changes = {"stage": 2, "method": "full", "steps": 2, "dev": str(data), "batch_per_device": size}
+        finetune(tiny_settings(tmp_path / str(size), model, data, **changes))
+        lines = [json.loads(line) for line in (tmp_path / str(size) / "metrics.jsonl").read_text().splitlines()]
+        measured = [line for line in lines if "eval_total" in line]
+        assert len(measured) == 1
+        rows.append(measured[0])
+    names = [name for name in rows[0] if name.startswith("eval_")]
+    assert {"eval_total", "eval_loss_head2", "eval_entropy_head0", "eval_accuracy_head1"} <= set(names)
+    assert [rows[0][name] for name in names] == pytest.approx([rows[1][name] for name in names], abs=1e-4)
+
+
 def test_no_damaged_or_half_written_checkpoint_is_chosen(tmp_path):
     for step in (2, 10, 9):
         folder = tmp_path / f"checkpoint-{step}"

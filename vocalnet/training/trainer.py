@@ -111,6 +111,7 @@ class StageTrainer(Trainer):
             parts.append({name: value if index else torch.zeros_like(value) for name, value in sums.items()})
         metrics = {f"{metric_key_prefix}_{name}": value for name, value in self._means(parts).items()}
         self.log(metrics)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
 
     # --- the order of samples ---
