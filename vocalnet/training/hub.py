@@ -70,13 +70,16 @@ def front_matter(
         repo: hub id under which the files of `reports` can be read.
     """
     results = [result for file, report in reports.items() for result in _eval_results(file, report, repo)]
-    data = ModelCardData(**facts, **({"model_name": name, "eval_results": results} if results else {}))
+    index: dict[str, Any] = {"model_name": name, "eval_results": results} if results else {}
+    data = ModelCardData(**facts, **index)
     return f"---\n{data.to_yaml(line_break=chr(10))}\n---\n"
 
 
 def _eval_results(file: str, report: Mapping[str, Any], repo: str | None) -> list[EvalResult]:
     found = []
-    source = {"source_name": file, "source_url": f"https://huggingface.co/{repo}/blob/main/{file}"} if repo else {}
+    source: dict[str, Any] = {}
+    if repo:
+        source = {"source_name": file, "source_url": f"https://huggingface.co/{repo}/blob/main/{file}"}
     for key, (kind, title) in METRICS.items():
         value: Any = report
         for part in key.split("."):
