@@ -58,6 +58,7 @@ FORBIDDEN = {"vocalnet": {"gradio", "matplotlib", "train", "demo"}, "train": {"d
 ALLOWED = (
     ("vocalnet.__main__", "demo"),  # the command `vocalnet demo` opens the app
     ("vocalnet.commands.data", "demo"),  # `vocalnet data stats --figure` draws
+    ("vocalnet.commands.stream", "demo"),  # `vocalnet stream --repeats` asks the page's examples
     ("vocalnet.model", "vocalnet.session"),  # the facade's model.session(), imported when it is called
 )
 
