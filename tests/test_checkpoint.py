@@ -50,7 +50,7 @@ def test_save_and_load_give_the_same_answer(tiny_model, folder, question):
         assert first.keys() == second.keys()
         assert all(torch.equal(first[key], second[key]) for key in first)
     options = vocalnet.DecodeOptions(max_tokens=9)
-    want, got = (m.half().float().respond(audio=question, options=options) for m in (tiny_model, loaded))
+    want, got = (m.respond(audio=question, options=options) for m in (tiny_model.half().float(), loaded))
     assert got.text == want.text
     assert got.speech_tokens == want.speech_tokens
 

@@ -8,6 +8,7 @@ Letters: L_t text positions, P prompt tokens, T speech tokens.
 
 from __future__ import annotations
 
+import functools
 import statistics
 import time
 from collections.abc import Callable, Sequence
@@ -33,7 +34,9 @@ from vocalnet.provenance import peak_memory_mb, provenance
 from vocalnet.published import published_table
 from vocalnet.vocoder.conformer import LOOKAHEAD
 from vocalnet.vocoder.options import VocoderOptions
+from vocalnet.vocoder.prompt import VoicePrompt
 from vocalnet.vocoder.token2wav import Token2Wav
+from vocalnet.vocoder.voices import Voices
 
 TEXT_ROWS = 40  # L_t of a benched answer, about thirty words
 PROMPT_TOKENS = 115  # P, a voice of 4.6 s
@@ -213,7 +216,7 @@ def _talkers(config: TalkerConfig, options: BenchOptions) -> dict[str, Talker]:
     for name in options.heads:
         own = replace(config, head=name)
         if not talkers:
-            talker = Talker(own)
+            talker = Talker(own).half()  # as checkpoints hold weights: what a kernel makes of them depends on it
         else:
             first = next(iter(talkers.values()))
             with torch.device("meta"):
@@ -222,7 +225,7 @@ def _talkers(config: TalkerConfig, options: BenchOptions) -> dict[str, Talker]:
             head = HEADS[name](own)
             assert isinstance(head, nn.Module)
             initialise(head, own.n_layers)
-            talker.head = head
+            talker.head = head.half()
         talkers[name] = talker.to(options.device, options.dtype).eval().requires_grad_(False)
         use_kernel(talker, options.kernel)
     return talkers
@@ -337,7 +340,7 @@ def bench_waterfall(config: VocalNetConfig, tokenizer: Any, options: BenchOption
     cells = []
     for P in (0, PROMPT_TOKENS):
         prompt = vocoder.voice(*(_prompt(vocoder, P) or ()))
-        vocoder.voices.prompt = lambda name, prompt=prompt: prompt
+        vocoder.voices = _OneVoice(prompt)
         for style in ("exact", "vocalnet"):
             sound = VocoderOptions(chunk=talker.speech_chunk - LOOKAHEAD, style=style)
             runs = _first_audios(model, options, PUBLISHED_STEP, sound=sound, voice="random")
@@ -345,6 +348,14 @@ def bench_waterfall(config: VocalNetConfig, tokenizer: Any, options: BenchOption
             chunks = {"text_tokens": talker.text_chunk, "speech_tokens": talker.speech_chunk}
             cells.append({**how, **chunks, **_stages(runs)})
     return cells
+
+
+class _OneVoice(Voices):
+    """Stands in a vocoder for its voices: every name is the same prompt."""
+
+    def __init__(self, prompt: VoicePrompt) -> None:
+        super().__init__()
+        self.prompt = functools.lru_cache(lambda voice: prompt)
 
 
 def _whole_model(config: VocalNetConfig, tokenizer: Any, options: BenchOptions) -> VocalNet:

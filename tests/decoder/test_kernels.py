@@ -11,11 +11,12 @@ from torch import nn
 from vocalnet.decoder import kernels
 from vocalnet.decoder.backbone import JoinedLinear
 from vocalnet.decoder.heads import HEADS
-from vocalnet.decoder.kernels import NarrowLinear, PackedLinear, use_kernel
+from vocalnet.decoder.kernels import PackedLinear, use_kernel
 from vocalnet.decoder.load import load_talker, save_talker
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
 
+multiply = torch.fbgemm_linear_fp16_weight_fp32_activation
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 
 
@@ -60,10 +61,11 @@ def test_a_packed_layer_is_counted_and_stays_where_it_is():
 
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("mask", ["full", "streaming"])
-@pytest.mark.parametrize("width", [0, 1000], ids=["packed", "narrow"])
-def test_a_packed_talker_decodes_the_same_tokens(make_talker, monkeypatch, head, mask, width):
-    monkeypatch.setattr(kernels, "PACKED_FROM", width)
+@pytest.mark.parametrize("is_half", [False, True])
+def test_a_packed_talker_decodes_the_same_tokens(make_talker, head, mask, is_half):
     talker = make_talker(head).requires_grad_(False)
+    if is_half:
+        talker = talker.half().float()
     hidden = torch.randn(1, 7, talker.config.llm_dim, generator=torch.Generator().manual_seed(1))
     packed = copy.deepcopy(talker)
     use_kernel(packed, "packed")
@@ -81,27 +83,40 @@ def test_preparing_twice_changes_nothing(talker, kernel):
     assert list(talker.modules()) == before
 
 
-def test_narrow_layers_are_transposed(talker, monkeypatch):
+def test_layers_that_gain_nothing_stay_plain(talker, monkeypatch):
     monkeypatch.setattr(kernels, "PACKED_FROM", 32)
     use_kernel(talker, "packed")
-    sizes = {kind: set() for kind in (PackedLinear, NarrowLinear)}
-    for layer in talker.modules():
-        if type(layer) in sizes:
-            sizes[type(layer)].add((layer.in_features, layer.out_features))
-    assert sizes == {PackedLinear: {(32, 32), (32, 96), (48, 32), (32, 49)}, NarrowLinear: {(24, 32)}}
+    packed = {(layer.in_features, layer.out_features) for layer in talker.modules() if type(layer) is PackedLinear}
+    plain = {(layer.in_features, layer.out_features) for layer in talker.modules() if type(layer) is nn.Linear}
+    assert packed == {(32, 32), (32, 96), (48, 32), (32, 49)}
+    assert plain == {(24, 32)}
 
 
-@pytest.mark.parametrize("n", [1, 2, 3, 5])
-@pytest.mark.parametrize("bias", [True, False])
-def test_a_narrow_layer_agrees_with_the_plain_one_and_saves_its_weight(n, bias):
-    linear = nn.Linear(48, 72, bias=bias)
-    narrow = NarrowLinear(linear)
-    x = torch.randn(1, n, 48)
-    torch.testing.assert_close(narrow(x), linear(x))
-    assert torch.equal(narrow.state_dict()["weight"], linear.weight)
+def test_a_layer_that_is_exact_in_half_precision_uses_it_for_few_rows(monkeypatch):
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 72).half().float().requires_grad_(False)
+    packed = PackedLinear(linear)
+    called = []
+    monkeypatch.setattr(
+        torch, "fbgemm_linear_fp16_weight_fp32_activation", lambda x, *rest: called.append(x) or multiply(x, *rest)
+    )
+    for n in (1, 3, kernels.HALF_ROWS, kernels.HALF_ROWS + 1):
+        x = torch.randn(1, n, 48)
+        torch.testing.assert_close(packed(x), linear(x))
+    assert [len(x[0]) for x in called] == [1, 3, kernels.HALF_ROWS]
+    assert torch.equal(packed.state_dict()["weight"], linear.weight)
 
 
-@pytest.mark.parametrize("width", [0, 1000], ids=["packed", "narrow"])
+def test_a_weight_that_half_precision_would_change_or_that_is_large_is_not_kept_in_it(monkeypatch):
+    weight = torch.ones(8, 8)
+    assert kernels.is_half(weight)
+    assert not kernels.is_half(weight + 1e-5)
+    assert not kernels.is_half(weight.bfloat16())
+    monkeypatch.setattr(kernels, "HALF_UP_TO", 63)
+    assert not kernels.is_half(weight)
+
+
+@pytest.mark.parametrize("width", [0, 1000], ids=["packed", "plain"])
 def test_joined_layers_are_saved_as_their_parts(talker, monkeypatch, width):
     monkeypatch.setattr(kernels, "PACKED_FROM", width)
     expected = {key: value.clone() for key, value in talker.state_dict().items()}
@@ -121,11 +136,11 @@ def test_a_weight_shared_with_an_embedding_is_not_held_twice():
 
 
 def test_without_the_operators_all_stays_plain(talker, monkeypatch):
-    def missing(linear):
+    def missing(weight):
         raise AttributeError("_reorder_linear_weight")
 
     kernels._has_operators.cache_clear()
-    monkeypatch.setattr(kernels, "PackedLinear", missing)
+    monkeypatch.setattr(kernels, "_pack_weight", missing)
     use_kernel(talker, "packed")
     kernels._has_operators.cache_clear()
     assert not any(isinstance(layer, PackedLinear) for layer in talker.modules())

@@ -2,7 +2,9 @@
 
 A decoding step multiplies one to eight rows with every weight, so its time is that of reading the weights.
 `torch.nn.functional.linear` loses half of the bandwidth and more at two to eight rows; oneDNN's own layout does not.
-The operators have private names in torch: they are used here and nowhere else, and `plain` does without them.
+Weights of nano's size stay in the processor's cache, where a call to oneDNN costs more than its arithmetic: there
+FBGEMM takes over, which reads half-precision weights and computes in single precision, where that loses nothing.
+The operators have private or deprecated names in torch: they are used here and nowhere else, and only where they run.
 """
 
 from __future__ import annotations
@@ -22,21 +24,25 @@ from vocalnet.decoder.backbone import Attention, SwiGLU, join
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
-PACKED_FROM = 256  # inputs and outputs; a narrower layer is a `NarrowLinear`
+PACKED_FROM = 256  # inputs and outputs; narrower layers are packed only if they have half-precision weights as well
+HALF_UP_TO = 1 << 20  # weights of a layer; larger ones do not stay in the cache
+HALF_ROWS = 8  # up to so many, half-precision weights are used
 
 
 class PackedLinear(nn.Module):
-    """A linear layer whose weight is kept in oneDNN's layout only; for inference on a CPU."""
+    """A linear layer whose weight is kept in oneDNN's layout, a small one's in FBGEMM's too; for inference on a CPU."""
 
     def __init__(self, linear: nn.Linear) -> None:
         super().__init__()
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        packed = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), PACKED_FOR_ROWS)
-        self.weight = nn.Parameter(packed, requires_grad=False)
+        self.weight = nn.Parameter(_pack_weight(linear.weight.detach()), requires_grad=False)
         self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
+        self._half = _pack_half(linear.weight.detach()) if is_half(linear.weight) else None
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (..., in_features) to (..., out_features)."""
+        if self._half is not None and x.numel() <= HALF_ROWS * self.in_features:
+            return torch.fbgemm_linear_fp16_weight_fp32_activation(x, self._half, self.bias)
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
@@ -53,34 +59,14 @@ class PackedLinear(nn.Module):
         return self
 
 
-class NarrowLinear(nn.Module):
-    """A linear layer so small that what counts is a cheap call: its weight is kept as (in, out); for inference."""
-
-    def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
-        self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = nn.Parameter(linear.weight.detach().T.contiguous(), requires_grad=False)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps x (..., in_features) to (..., out_features)."""
-        y = torch.matmul(x, self.weight)
-        return y if self.bias is None else y + self.bias
-
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.weight.T.contiguous()
-
-
 def use_kernel(module: nn.Module, kernel: str) -> None:
     """Prepares all linear layers inside `module` for decoding, in place; what is prepared already stays.
 
     Args:
         module: in eval mode, on its device and in its dtype; from then on it can be neither moved nor trained.
-        kernel: "plain": leave all as it is; "packed": the same numbers from oneDNN's layout (narrow layers are
-            transposed instead, those that it cannot take stay plain); "int8": weights in 8 bits, one scale per output,
-            inputs quantised as they come. A packed module is saved as a plain one; an int8 one cannot be
-            (`check_saveable`).
+        kernel: "plain": leave all as it is; "packed": the same numbers from oneDNN's and FBGEMM's layouts (layers that
+            they cannot take, or gain nothing for, stay plain); "int8": weights in 8 bits, one scale per output, inputs
+            quantised as they come. A packed module is saved as a plain one; an int8 one cannot be (`check_saveable`).
 
     Raises:
         ValueError: there is no such kernel, or int8 is asked for on something else than a CPU in float32.
@@ -110,22 +96,51 @@ def check_saveable(module: nn.Module) -> None:
 
 
 def is_packable(linear: nn.Linear) -> bool:
-    """Whether `PackedLinear` can stand for a layer."""
-    return linear.weight.device.type == "cpu" and _has_operators(linear.weight.dtype)
+    """Whether `PackedLinear` can stand for a layer, and gains something."""
+    weight = linear.weight
+    is_wide = min(weight.shape) >= PACKED_FROM
+    return weight.device.type == "cpu" and _has_operators(weight.dtype) and (is_wide or is_half(weight))
+
+
+def is_half(weight: Tensor) -> bool:
+    """Whether a weight (n_out, n_in) is small, and a half-precision copy of it is used because it loses nothing."""
+    is_small = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() <= HALF_UP_TO
+    return is_small and _has_half() and torch.equal(weight.half().float(), weight)
 
 
 @functools.cache
 def _has_operators(dtype: torch.dtype) -> bool:
-    """Whether this build of torch has the private operators, and they run here in that dtype."""
+    """Whether this build of torch has oneDNN's private operators, and they run here in that dtype."""
     if dtype not in PACKED_DTYPES or not torch.backends.mkldnn.is_available():
         return False
-    linear = nn.utils.skip_init(nn.Linear, 16, 16, bias=False, dtype=dtype)
-    nn.init.eye_(linear.weight)
     x = torch.arange(16, dtype=dtype)[None]
     try:
-        return torch.equal(PackedLinear(linear)(x), x)
+        packed = _pack_weight(torch.eye(16, dtype=dtype))
+        return torch.equal(torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""), x)
     except (AttributeError, RuntimeError):
         return False
+
+
+@functools.cache
+def _has_half() -> bool:
+    """Whether this build of torch has FBGEMM's half-precision operators, and they run here."""
+    x = torch.arange(16.0)[None]
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # deprecated, once each; nothing as fast is offered in their place
+            return torch.equal(torch.fbgemm_linear_fp16_weight_fp32_activation(x, _pack_half(torch.eye(16)), None), x)
+    except (AttributeError, RuntimeError):
+        return False
+
+
+def _pack_weight(weight: Tensor) -> Tensor:
+    """Returns a weight (n_out, n_in) in oneDNN's layout."""
+    return torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_ROWS)
+
+
+def _pack_half(weight: Tensor) -> Tensor:
+    """Returns FBGEMM's half-precision copy of a weight (n_out, n_in)."""
+    return torch.fbgemm_pack_gemm_matrix_fp16(weight)
 
 
 def _plain(module: nn.Module) -> None:
@@ -147,8 +162,7 @@ def _pack(module: nn.Module) -> None:
         linear = getattr(parent, name)
         if id(linear.weight) not in tables and is_packable(linear):  # a table's weight would be held twice
             n_bytes += linear.weight.nbytes
-            is_narrow = min(linear.weight.shape) < PACKED_FROM
-            setattr(parent, name, NarrowLinear(linear) if is_narrow else PackedLinear(linear))
+            setattr(parent, name, PackedLinear(linear))
             del linear
             if n_bytes > shards.LET_GO_BYTES:
                 _give_back()
