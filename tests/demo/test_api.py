@@ -95,6 +95,29 @@ def test_another_decoder_answers(client):
         client.predict(handle_file(CLIP), "ntp", 3, "fixed", 0.0, 0, api_name="/speech_to_speech")
 
 
+def test_stream(client, served):
+    job = client.submit(handle_file(CLIP), "mtp_vocalnet", 2, "fixed", 0.0, 0, api_name="/stream")
+    *_, (last, wav) = [(event, wav) for event, wav in job]
+    assert (last["type"], last["text"], len(last["speech_tokens"])) == ("Finished", ANSWER, 40)
+    kinds = {event["type"] for event, _ in job.outputs()}
+    assert kinds == {"TextDelta", "SpeechTokens", "AudioChunk", "Timings", "Finished"}
+    samples, rate_hz = soundfile.read(wav, dtype="float32")
+    assert rate_hz == SAMPLE_RATE_HZ
+    np.testing.assert_allclose(samples, tone(1.6), atol=2e-3)
+    assert served.model.requests[-1]["options"].mask == "streaming"
+
+
+def test_latency(client):
+    found, waterfall, playback = client.predict(
+        handle_file(CLIP), 2, "mtp_vocalnet", 2, "fixed", 0.0, 0, api_name="/latency"
+    )
+    assert found["stages"]["sum"]["p50"] == 0.12
+    assert (len(found["answers"]), found["decoder"], found["options"]["mask"]) == (2, "mtp_vocalnet", "streaming")
+    assert {"machine", "date", "seed", "commit"} < set(found)
+    for image in (waterfall, playback):
+        assert Path(image).read_bytes().startswith(b"\x89PNG")
+
+
 def test_speedup_lab(client, tmp_path):
     job = client.submit(
         [handle_file(CLIP)], ["mtp_vocalnet", "ntp"], [1, 3], ["fixed"], 2, 0, "full", True, api_name="/speedup_lab"
