@@ -99,13 +99,16 @@ def arrivals(
 
     deadline_s = time.monotonic() + (MAX_ANSWER_S if has_model and not is_calm else float("inf"))
     threading.Thread(target=pull, name="answer", daemon=True).start()
+    has_finished = False
     try:
         while True:
             if is_calm:
                 time.sleep(TICK_S)
             items = _arrived(inbox)
             end = items.pop() if items and isinstance(items[-1], _End) else None
-            yield items
+            has_finished = isinstance(items[-1], Finished) if items else has_finished
+            if items or not (end or has_finished):  # what a program gets last is the last item
+                yield items
             if end is not None:
                 if end.error is not None:
                     raise end.error

@@ -406,9 +406,10 @@ class _Speaker:
     def _token_stream(self) -> Any:
         """Starts the sound of a streamed answer."""
         prompt, sound = self.speaking.prompt, self.speaking.sound
-        return self.vocoder.token_stream(
-            *([] if prompt is None else [prompt]), **({} if sound is None else sound.of_stream())
-        )
+        named: dict[str, Any] = {} if sound is None else sound.of_stream()
+        if prompt is not None:
+            named["prompt"] = prompt
+        return self.vocoder.token_stream(**named)
 
     def _whole_wave(self) -> Tensor:
         """Returns the samples (n,) of all speech tokens together."""

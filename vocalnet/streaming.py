@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass
+from dataclasses import asdict
 from typing import Any
 
 from vocalnet.decoder.options import DecodeOptions
@@ -16,6 +16,7 @@ from vocalnet.events import AudioChunk, Event, Finished, Timings
 from vocalnet.metrics.latency import real_time_factor, summarise
 from vocalnet.provenance import provenance
 from vocalnet.session import STAGES
+from vocalnet.vocoder.options import VocoderOptions
 
 
 def lateness(events: list[Event]) -> list[float]:
@@ -97,13 +98,18 @@ def measure(
         "cold": cold,
         "runs": runs,
         "options": asdict(options),
-        "speech": {name: asdict(value) if is_dataclass(value) else value for name, value in (speech or {}).items()},
+        "speech": {name: _plain(value) for name, value in (speech or {}).items()},
         "kernel": getattr(model, "kernel", "plain"),
         "decoder": model.decoders[0],
         "model": model.card.get("name", "unnamed"),
         "device": str(model.device),
         **provenance(options.seed),
     }
+
+
+def _plain(value: Any) -> Any:
+    """Returns options as a dict, and a name as it is."""
+    return asdict(value) if isinstance(value, VocoderOptions) else value
 
 
 def _worst(runs: list[dict[str, Any]]) -> float | None:

@@ -11,6 +11,7 @@ import pytest
 from demo import answering, turns
 from demo.answering import arrivals
 from demo.turns import CLOSING, Turns, live
+from vocalnet.events import Finished, Result
 
 
 @pytest.fixture(autouse=True)
@@ -92,6 +93,17 @@ def test_an_answer_has_a_limit_of_time(monkeypatch):
     with pytest.raises(ValueError, match="took longer than 5 minutes"):
         list(arrivals(job("a", [], n=10**6)))
     assert len(list(arrivals(job("a", [], n=50, pause_s=0.01), is_calm=True))) > 1  # a lab takes its time
+
+
+def test_nothing_comes_after_the_end_of_an_answer(own_turns):
+    """Also where the worker has to wait for another turn before it knows that there is no more."""
+    finished = Finished(Result("", None, 16_000, [], [], {}), 0.0)
+
+    def answer():
+        yield finished
+        time.sleep(3 * answering.TICK_S)
+
+    assert list(arrivals(answer))[-1] == [finished]
 
 
 def test_closing_ends_all_jobs(own_turns):
