@@ -89,9 +89,16 @@ def plan(config: VocalNetConfig, settings: Settings, shape: Shape, n_devices: in
     forward = activations + head + copies
     backward = gradients + buckets + layer
     transient = max(forward, backward) - (activations if forward >= backward else gradients) + gathered
-    peak = weights + optimizer + max(forward, backward) + gathered
-    amounts = (weights, gradients, optimizer, activations, transient, peak)
-    return Plan(*(round(amount) for amount in amounts), n_trained, sum(w.numel() for w in model.parameters()))
+    return Plan(
+        weights=round(weights),
+        gradients=round(gradients),
+        optimizer=round(optimizer),
+        activations=round(activations),
+        transient=round(transient),
+        peak=round(weights + optimizer + max(forward, backward) + gathered),
+        n_trained=n_trained,
+        n_weights=sum(weight.numel() for weight in model.parameters()),
+    )
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ def settings_of(case: dict[str, Any]) -> Settings:
 
 def check(names: list[str] | None = None) -> dict[str, Any]:
     """Returns planned and measured bytes of the cases, and their provenance."""
-    cells = []
+    cells: list[dict[str, Any]] = []
     for name in names or [*CASES]:
         measured = _in_its_own_process(name)
         planned = plan(sizes(), settings_of(CASES[name]), SHAPE).peak

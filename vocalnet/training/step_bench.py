@@ -140,7 +140,8 @@ def _clocked(rule: MaskRule) -> Iterator[Clock]:
         return measured
 
     names = ("_visible", "_with_begin", "attention_bias")
-    with patch.multiple(batching, attention_mask=rule, **{name: timed(getattr(batching, name)) for name in names}):
+    parts: dict[str, Any] = {name: timed(getattr(batching, name)) for name in names} | {"attention_mask": rule}
+    with patch.multiple(batching, **parts):
         yield clock
 
 
