@@ -152,7 +152,7 @@ def waterfall(stages: Mapping[str, Mapping[str, Any]], labels: Mapping[str, str]
             drawn = axes.barh(y, length, left=start, height=0.9 * height, color=colour, label=None if place else name)
             spread = 1000 * (numbers["p90"] - numbers["p50"]) if kind == "p50" else 0.0
             if spread > 0:
-                axes.errorbar(start + length, y, xerr=[[0], [spread]], color=SLATE, elinewidth=0.8, capsize=2)
+                axes.errorbar(start + length, y, xerr=[[0.0], [spread]], color=SLATE, elinewidth=0.8, capsize=2)
             axes.bar_label(drawn, [f"{length:.1f}"], padding=4 if not spread else 10, fontsize=7, color=SLATE)
             begun += length
     axes.set_yticks(range(len(stages)), [labels[stage] for stage in stages], fontsize=8)

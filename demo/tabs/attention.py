@@ -6,7 +6,7 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, Literal
 
 import gradio as gr
 
@@ -116,7 +116,8 @@ def _looked(app: App, audio: str, decoder: str, mask: str) -> Iterator[tuple[Run
     """Yields (None, None) several times a second while an answer is made, then its run and its attention."""
     check_clip(audio)
     model = app.model_for(decoder)
-    options = DecodeOptions(tokens_per_step=min(DEFAULT_STEP, model.max_tokens_per_step), mask=mask)
+    mode: Literal["full", "streaming"] = "streaming" if mask == "streaming" else "full"
+    options = DecodeOptions(tokens_per_step=min(DEFAULT_STEP, model.max_tokens_per_step), mask=mode)
     events: list[Event] = []
     for batch in arrivals(lambda: model.stream(audio=audio, options=options)):
         events += batch

@@ -185,7 +185,9 @@ def write_files(found: dict[str, Any], answers: Sequence[Sequence[Event]], folde
 def _results() -> Results:
     """Lays out what shows measured answers, and the paper's own table below it."""
     table = gr.HTML(render.placeholder(NOTHING))
-    figures = [gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure") for _ in range(2)]
+    stages, played = (
+        gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure") for _ in range(2)
+    )
     gr.HTML(render.note(PLAYED))
     with gr.Row(elem_classes="vn-downloads"):
         downloads = {
@@ -194,7 +196,7 @@ def _results() -> Results:
     paper = published_table(5)
     headings = [f"{column.name} ({column.unit})" if column.unit else column.name for column in paper.columns]
     gr.HTML(render.table("As published: Table 5", headings, paper.printed()) + render.note(" ".join(paper.notes)))
-    return Results(table, *figures, downloads)
+    return Results(table, stages, played, downloads)
 
 
 def _answers(app: App, audio: str, n: int, decoder: str, options: DecodeOptions) -> Iterator[list[Event] | None]:

@@ -79,6 +79,9 @@ def tab(app: App) -> Refresh:
         for _, view in _play(turn, lambda: runs.replay(run), status, heard, has_model=False):
             yield view
 
+    def ready(run: Run) -> Views:
+        yield {again: gr.update(interactive=True)}
+
     def forget(request: gr.Request) -> dict[Any, Any]:
         app.visits.of(request.session_hash).session = None
         return {heard: {"isCleared": time.time()}, status: render.status(FRESH)}
@@ -89,7 +92,7 @@ def tab(app: App) -> Refresh:
     connect(stops, again.click, heard.stop, status, replay, [picker.picked], outputs, has_model=False)
     anew.click(forget, None, [heard, status], **AT_ONCE)
     _publish(app)
-    return picker.wire(status, lambda run: iter([{again: gr.update(interactive=True)}]), [again])
+    return picker.wire(status, ready, [again])
 
 
 def streamed(options: DecodeOptions) -> DecodeOptions:
