@@ -82,7 +82,7 @@ def test_an_llm_goes_through_both_stages_and_answers(model_type, data, question,
         model,
         data,
         tmp_path / "stage2",
-        {**shared, "loop": LOOP, "per_answer": 4, "typed": False, "corrupt": 0.2},
+        {**shared, "loop": LOOP, "per_answer": 4, "typed": False, "corrupt": 0.2, "bf16": False},
         seed=1,
     )
     for stage in ("stage1", "stage2"):

@@ -25,6 +25,7 @@ OPTIONS = {
     "per_answer": 2,
     "typed": False,
     "corrupt": 0.1,
+    "bf16": True,
     "n_dev": 2,
     "eval_every": 2,
     "loop": {"steps": 3, "lr": 0.01, "warmup": 1, "log_every": 1, "average": 0.9},

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
 from vocalnet.decoder.talker import Talker
@@ -98,8 +99,8 @@ def fit_talker(
         answers: what it learns to say.
         dev: what its losses are measured on.
         folder: of the resume state and the log.
-        options: "loop" (LoopConfig), "batch_size", "eval_every", "corrupt": share of the speech tokens that enter as
-            random ones, so that a wrong token in decoding does not derail the rest.
+        options: "loop" (LoopConfig), "batch_size", "bf16", "eval_every", "corrupt": share of the speech tokens that
+            enter as random ones, so that a wrong token in decoding does not derail the rest.
         seed: of the batches' order, the masks, dropout and corruption.
     """
     units, hidden = answers.units, answers.hidden
@@ -113,7 +114,9 @@ def fit_talker(
         masks = ["full" if full else "streaming" for full in is_full]
         targets = [units[i] for i in index]
         inputs = [corrupted(row, options["corrupt"], talker.config.n_units, generator) for row in targets]
-        loss = talker.loss([hidden[i].float() for i in index], targets, masks, inputs=inputs)
+        # Over a hundred positions, attention's blockwise backward pass is the slower one on a CPU.
+        with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
+            loss = talker.loss([hidden[i].float() for i in index], targets, masks, inputs=inputs)
         heads = {f"head{k}": value for k, value in enumerate(loss.heads)}
         return {"total": loss.total, **heads, "accuracy": loss.accuracy[0]}
 
