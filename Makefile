@@ -59,7 +59,7 @@ bench: $(STAMPS)/requirements
 			--out results/bench-1b-talker-$$dtype.json; \
 	done
 	$(PY) -m vocalnet bench --preset vocalnet-1b --what talker --heads mtp_vocalnet --tokens-per-step 3 --long \
-		--repeats 1 --out results/bench-1b-long.json
+		--repeats 3 --out results/bench-1b-long.json
 	$(PY) -m vocalnet bench --preset vocalnet-1b --what token2wav --repeats 2 --out results/bench-1b-token2wav.json
 	$(PY) -m vocalnet bench --preset vocalnet-1b --what waterfall --dtype bfloat16 --repeats 3 \
 		--out results/bench-1b-waterfall.json

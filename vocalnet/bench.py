@@ -200,7 +200,7 @@ def bench_talker(config: TalkerConfig, options: BenchOptions) -> list[dict[str, 
                 "tokens_per_s": options.n_tokens / median,
                 "bound_by_layers": bound_by_layers(own, K),
                 "bound_by_weights": bound_by_weights(own, K),
-                **(_ends(talkers[name], text, _exactly(LONG_TOKENS, K)) if options.is_long else {}),
+                **(_ends(talkers[name], text, _exactly(LONG_TOKENS, K), options.repeats) if options.is_long else {}),
             }
         )
     best = max((cell["tokens_per_s"] for cell in cells if cell["tokens_per_step"] == 1), default=None)
@@ -235,16 +235,19 @@ def _exactly(n_tokens: int, K: int) -> DecodeOptions:
     return DecodeOptions(tokens_per_step=K, min_tokens=n_tokens, max_tokens=n_tokens)
 
 
-def _ends(talker: Talker, text: Tensor, options: DecodeOptions) -> dict[str, float]:
-    """Returns how long the first and the last tokens of one long answer took, and the ratio."""
-    stream = Stream(talker, options)
-    stream.add_text(text)
-    times = [time.perf_counter()]  # after each step
-    while stream.n_tokens < LONG_TOKENS:
-        stream.step().said()
-        times.append(time.perf_counter())
+def _ends(talker: Talker, text: Tensor, options: DecodeOptions, repeats: int) -> dict[str, float]:
+    """Returns how long the first and the last tokens of a long answer took, each the median of repeats, and the ratio."""
     n_steps = -(-END_TOKENS // options.tokens_per_step)
-    first, last = times[n_steps] - times[0], times[-1] - times[-1 - n_steps]
+    ends: list[tuple[float, float]] = []
+    for _ in range(repeats):
+        stream = Stream(talker, options)
+        stream.add_text(text)
+        times = [time.perf_counter()]  # after each step
+        while stream.n_tokens < LONG_TOKENS:
+            stream.step().said()
+            times.append(time.perf_counter())
+        ends.append((times[n_steps] - times[0], times[-1] - times[-1 - n_steps]))
+    first, last = (statistics.median(seconds) for seconds in zip(*ends, strict=True))
     return {f"first_{END_TOKENS}_s": first, f"last_{END_TOKENS}_s": last, "slowdown": last / first}
 
 
