@@ -236,7 +236,7 @@ def _exactly(n_tokens: int, K: int) -> DecodeOptions:
 
 
 def _ends(talker: Talker, text: Tensor, options: DecodeOptions, repeats: int) -> dict[str, float]:
-    """Returns how long the first and the last tokens of a long answer took, each the median of repeats, and the ratio."""
+    """Returns how long the first and the last tokens of a long answer took, medians of repeats, and their ratio."""
     n_steps = -(-END_TOKENS // options.tokens_per_step)
     ends: list[tuple[float, float]] = []
     for _ in range(repeats):
