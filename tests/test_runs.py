@@ -135,7 +135,7 @@ def test_nothing_half_written_stays_behind(run, tmp_path, monkeypatch):
         runs.save(run, tmp_path / "taken")
     with pytest.raises(ValueError, match="Cannot write"):
         runs.save(run, tmp_path / "no" / "run")
-    monkeypatch.setattr(runs, "_to_line", lambda event: 1 / 0)
+    monkeypatch.setattr(runs, "to_line", lambda event: 1 / 0)
     for name in ("run", "run.zip"):
         with pytest.raises(ZeroDivisionError):
             runs.save(run, tmp_path / name)
