@@ -3,8 +3,8 @@
 In an environment that has never seen this repository:
 
     make space
-    python3.12 -m venv /tmp/fresh && /tmp/fresh/bin/pip install -r build/space/requirements.txt
-    .venv/bin/python tests/space_check.py build/space --python /tmp/fresh/bin/python
+    python3.12 -m venv build/fresh && build/fresh/bin/pip install -r build/space/requirements.txt
+    .venv/bin/python tests/space_check.py build/space --python build/fresh/bin/python
 """
 
 from __future__ import annotations
