@@ -180,3 +180,14 @@ def test_likelihood_and_newcomer_tables():
     table = sections({"newcomer": {"newcomer": steps, "total_s": 12.3, "head": "x", "rows": [], **WHERE}})["newcomer"]
     assert "| python -m train.run | 12.3 |" in table
     assert "| all | 12.3 |" in table
+
+
+def test_training_tables():
+    cell = {"masks": "ours", "step_s": 0.1304, "mask_s": 0.00073, "mask_share": 0.0057, "tokens_per_s": 3697.9}
+    report = {"talker": "nano", "parameters": 3.1e6, "mask_operations": [58, 58], "cells": [cell], "batch": 2, **WHERE}
+    table = sections({"t": {**report, "lengths": [[10, 20], [60, 250]]}})["t"]
+    assert "| all samples at once | 130 | 0.73 | 0.57 | 3698 |" in table
+    assert "for 10 + 20, 60 + 250 text and speech tokens: 58, 58." in table
+    cell = {"case": "stage 1, lora", "planned": 806_400_000, "measured": 823_000_000, "error": -0.0217}
+    table = sections({"p": {"cells": [cell], "worst": 0.0217, "bound": 0.15, **WHERE}})["p"]
+    assert "| stage 1, lora | 806 | 823 | -2.2 |" in table

@@ -217,7 +217,7 @@ def streaming_tables(report: dict[str, Any]) -> dict[str, str]:
             row += [NONE] * 4
         else:
             seams = stream["seams"]
-            row += [f"{1000 * stream['first_sound_s']:.0f}", _number(stream["real_time_factor"], 3), str(seams["n"])]
+            row += [_milli(stream["first_sound_s"]), _number(stream["real_time_factor"], 3), str(seams["n"])]
             row.append(f"{100 * seams['n_rough'] / max(seams['n'], 1):.1f} − {_whole_share(seams)}")
         rows.append(row)
     notes = [] if report["is_complete"] else ["The grid is not finished: run the same command again."]
@@ -241,8 +241,8 @@ def stream_tables(report: dict[str, Any]) -> dict[str, str]:
     times, worst_s = report["first_audio"], report["worst_lateness_s"]
     rows = [
         ["end of question to first sound, warm: median (p90, p99), ms", _milliseconds(times)],
-        ["the first answer after loading, ms", f"{1000 * report['cold']['first_audio_s']:.0f}"],
-        *([f"of the median: {name}, ms", f"{1000 * seconds:.0f}"] for name, seconds in report["stages"].items()),
+        ["the first answer after loading, ms", _milli(report["cold"]["first_audio_s"])],
+        *([f"of the median: {name}, ms", _milli(seconds)] for name, seconds in report["stages"].items()),
         ["real-time factor", _number(report["real_time_factor"], 2)],
         ["chunks of sound after their playing time", f"{report['n_late']} of {report['n_chunks']}"],
         ["the latest chunk against its playing time, s", NONE if worst_s is None else f"{worst_s:+.2f}"],
@@ -254,7 +254,7 @@ def stream_tables(report: dict[str, Any]) -> dict[str, str]:
 
 
 def _milliseconds(times: dict[str, float]) -> str:
-    return f"{1000 * times['p50']:.0f} ({1000 * times['p90']:.0f}, {1000 * times['p99']:.0f})"
+    return f"{_milli(times['p50'])} ({_milli(times['p90'])}, {_milli(times['p99'])})"
 
 
 def soak_tables(report: dict[str, Any]) -> dict[str, str]:
@@ -268,12 +268,49 @@ def soak_tables(report: dict[str, Any]) -> dict[str, str]:
     return {"": _table(["measure", "value"], rows) + _provenance(report, how)}
 
 
+def training_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `vocalnet bench-training`: a step of stage 2 by both ways of building masks."""
+    names = {"ours": "all samples at once", "plain": "sample by sample, row by row"}
+    rows = [
+        [
+            names[cell["masks"]],
+            _milli(cell["step_s"]),
+            _milli(cell["mask_s"], 2),
+            _percent(cell["mask_share"], decimals=2),
+            _number(cell["tokens_per_s"], 0),
+        ]
+        for cell in report["cells"]
+    ]
+    header = ["masks are built", "step, ms", "masks, ms", "masks, % of the step", "speech tokens/s"]
+    lengths = ", ".join(f"{text} + {speech}" for text, speech in report["lengths"])
+    counts = ", ".join(map(str, report["mask_operations"]))
+    how = f"Talker of {report['talker']}, {report['parameters'] / 1e6:.0f} M weights, batch {report['batch']}. "
+    how += f"Tensor operations of the masks for {lengths} text and speech tokens: {counts}."
+    return {"": _table(header, rows) + _provenance(report, how)}
+
+
+def plan_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `vocalnet plan --check`: planned memory beside measured."""
+    rows = [
+        [
+            cell["case"],
+            *(f"{cell[name] / 1e6:.0f}" for name in ("planned", "measured")),
+            _percent(cell["error"], sign="+"),
+        ]
+        for cell in report["cells"]
+    ]
+    note = _provenance(report, "Growth of resident memory of a process of its own.")
+    return {"": _table(["case", "planned, MB", "measured, MB", "error, %"], rows) + note}
+
+
 KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key that only such a report has
     "n_of_the_benchmark": benchmark_tables,
     "n_spoken": likelihood_tables,
     "newcomer": newcomer_tables,
     "worst_lateness_s": stream_tables,
     "soak": soak_tables,
+    "mask_operations": training_tables,
+    "worst": plan_tables,
     "ceilings": grid_tables,
     "right_by_topic": evaluation_tables,
     "preset": bench_tables,
@@ -368,12 +405,16 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
-def _percent(value: float | None, ci95: Sequence[float] | None = None, sign: str = "") -> str:
+def _milli(seconds: float, decimals: int = 0) -> str:
+    return f"{1000 * seconds:.{decimals}f}"
+
+
+def _percent(value: float | None, ci95: Sequence[float] | None = None, sign: str = "", decimals: int = 1) -> str:
     """Returns a share in percent (without the sign %), with its interval."""
     if value is None:
         return NONE
-    span = f" [{', '.join(f'{100 * end:{sign}.1f}' for end in ci95)}]" if ci95 else ""
-    return f"{100 * value:{sign}.1f}{span}"
+    span = f" [{', '.join(f'{100 * end:{sign}.{decimals}f}' for end in ci95)}]" if ci95 else ""
+    return f"{100 * value:{sign}.{decimals}f}{span}"
 
 
 def _edits(counts: dict[str, Any]) -> str:
