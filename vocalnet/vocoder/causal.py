@@ -5,9 +5,13 @@ Letters: B batch, C channels, N frames of this pass, N_past frames of earlier pa
 
 from __future__ import annotations
 
+import weakref
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from vocalnet.vocoder.memory import SpareMemory
 
 ROOM_PASSES = 4  # a cache that is full makes room for so many passes like the one that filled it
 
@@ -16,22 +20,26 @@ class PassCache:
     """What one causal pass leaves for the next one over later frames of the same utterance.
 
     Convolutions leave the tail of their input, attention its keys and values; both are stored under the module that
-    made them. The cache belongs to one stream: modules only write to the one they are given.
+    made them. The cache belongs to one stream: modules only write to the one they are given. What `append` returned is
+    not to be used after the next pass or the cache's end: its memory goes back to `spare`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, spare: SpareMemory | None = None) -> None:
         self.n_seen = 0  # frames (or tokens) of earlier passes; the outermost module adds to it
         self._tails: dict[nn.Module, Tensor] = {}
         self._rows: dict[nn.Module, tuple[Tensor, int]] = {}  # with room for later passes, and how many are in use
+        self._spare = SpareMemory() if spare is None else spare
+        weakref.finalize(self, _give_back, self._rows, self._spare).atexit = False
 
     def append(self, owner: nn.Module, x: Tensor) -> Tensor:
         """Returns everything `owner` appended so far, (B, N_past + N, C), and keeps it."""
         B, N, C = x.shape
         rows, n_past = self._rows.get(owner, (x[:, :0], 0))
         n = n_past + N
-        if n > rows.shape[1]:  # room for a few passes more: memory that is never written costs nothing
-            larger = x.new_empty(B, ROOM_PASSES * N + n_past, C)
+        if n > rows.shape[1]:
+            larger = self._spare.take((B, ROOM_PASSES * N + n_past + n_past // 2, C), like=x)
             larger[:, :n_past] = rows[:, :n_past]
+            self._spare.give(rows)
             rows = larger
         rows[:, n_past:n] = x
         self._rows[owner] = rows, n
@@ -45,6 +53,11 @@ class PassCache:
         joined = torch.cat([left, x], dim=2)  # (B, C, n + N)
         self._tails[owner] = joined[..., -n:].clone()  # a view would keep all of it
         return joined
+
+
+def _give_back(rows: dict[nn.Module, tuple[Tensor, int]], spare: SpareMemory) -> None:
+    for piece, _ in rows.values():
+        spare.give(piece)
 
 
 def with_left_context(owner: nn.Module, x: Tensor, n: int, cache: PassCache | None) -> Tensor:

@@ -20,6 +20,7 @@ from vocalnet.config import FlowConfig
 from vocalnet.vocoder.causal import PassCache, length_mask
 from vocalnet.vocoder.conformer import UpsampleEncoder
 from vocalnet.vocoder.estimator import Estimator
+from vocalnet.vocoder.memory import SpareMemory
 
 SIGMA_MIN = 1e-6  # width of the paths' ends around the data
 DROP_CONDITION = 0.2  # share of training samples without condition, for classifier-free guidance
@@ -29,12 +30,13 @@ DROP_CONDITION = 0.2  # share of training samples without condition, for classif
 class FlowCache:
     """What a stream keeps between calls: the encoder's pass and one estimator pass per Euler step."""
 
+    spare: SpareMemory = field(default_factory=SpareMemory)
     encoder: PassCache = field(default_factory=PassCache)
     steps: dict[int, PassCache] = field(default_factory=dict)
 
     def step(self, index: int) -> PassCache:
         """Returns the cache of Euler step `index`; empty at first."""
-        return self.steps.setdefault(index, PassCache())
+        return self.steps.setdefault(index, PassCache(self.spare))
 
 
 class Flow(nn.Module):

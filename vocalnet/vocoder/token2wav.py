@@ -18,6 +18,7 @@ from vocalnet.config import FlowConfig, HiftConfig, from_dict
 from vocalnet.vocoder.conformer import LOOKAHEAD
 from vocalnet.vocoder.flow import Flow, schedule
 from vocalnet.vocoder.hift import Hift
+from vocalnet.vocoder.memory import SpareMemory
 from vocalnet.vocoder.prompt import VoicePrompt
 from vocalnet.vocoder.token_stream import TokenStream
 from vocalnet.vocoder.voices import Voices
@@ -44,6 +45,7 @@ class Token2Wav(nn.Module):
 
     def __init__(self, flow: FlowConfig, hift: HiftConfig) -> None:
         super().__init__()
+        self.spare = SpareMemory()  # of finished streams
         self.flow_config = flow
         self.hift_config = hift
         self.flow_model = Flow(flow)

@@ -139,7 +139,7 @@ class CachedMels:
         self.options = options
         self.chunk = chunk
         self.speaker = token2wav.speaker(prompt.embedding)
-        self.cache = FlowCache()
+        self.cache = FlowCache(token2wav.spare)
         self.tokens = prompt.tokens  # (1, P + T)
         self.n_done = 0  # tokens that went through the flow, the prompt's included
 
