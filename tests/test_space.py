@@ -15,6 +15,7 @@ from space_check import ask, cut_off, served
 from typer.testing import CliRunner
 
 from vocalnet.__main__ import app
+from vocalnet.training.space import NAMES
 
 ROOT = Path(__file__).parents[1]
 MODEL = "someone/vocalnet-nano"
@@ -48,15 +49,7 @@ def test_its_requirements_are_those_of_the_app_at_the_versions_tried(space):
 
 
 def test_nothing_but_the_app_is_inside(space):
-    assert sorted(path.name for path in space.iterdir()) == [
-        ".gitattributes",
-        "LICENSE",
-        "README.md",
-        "app.py",
-        "demo",
-        "requirements.txt",
-        "vocalnet",
-    ]
+    assert {path.name for path in space.iterdir()} == NAMES
     assert not list(space.rglob("__pycache__"))
 
 
@@ -69,6 +62,20 @@ def test_it_is_made_anew_but_never_over_something_else(space, tmp_path):
     assert done.exit_code == 2
     assert "holds something that is no Space" in done.stderr
     assert (tmp_path / "mine.txt").exists()
+
+
+def test_a_clone_is_refused_and_left_whole(tmp_path):
+    (tmp_path / "vocalnet" / "nano").mkdir(parents=True)
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".git" / "HEAD").write_text("ref: refs/heads/main\n")
+    (tmp_path / "Makefile").write_text("all:\n")
+    for extra in ("Makefile", ".git"):  # each alone is enough
+        before = sorted(tmp_path.rglob("*"))
+        done = CliRunner().invoke(app, ["space", "--out", str(tmp_path)])
+        assert done.exit_code == 2
+        assert "Choose a new folder" in done.stderr
+        assert sorted(tmp_path.rglob("*")) == before
+        (tmp_path / extra).rename(tmp_path.with_name(f"{tmp_path.name}-{extra}"))
 
 
 def test_its_page_answers_where_no_hub_can_be_reached(space, tmp_path):

@@ -14,6 +14,7 @@ from vocalnet.files import atomic_path
 from vocalnet.provenance import ROOT
 
 PYTHON = "3.12"
+NAMES = frozenset({"app.py", "requirements.txt", "README.md", ".gitattributes", "LICENSE", "vocalnet", "demo"})
 CPU_INDEX = "--extra-index-url https://download.pytorch.org/whl/cpu"
 APP = '''"""Starts the playground: python app.py [--port 7860]."""
 
@@ -50,8 +51,7 @@ def write_space(out: Path, models: Sequence[str] = ()) -> Path:
     for name in ("demo", "requirements.txt", "LICENSE"):
         if not (ROOT / name).exists():
             raise ValueError(f"There is no {ROOT / name}. Make the Space in a clone of the repository.")
-    if out.exists() and any(out.iterdir()) and not (out / "vocalnet" / "nano").is_dir():
-        raise ValueError(f"{out} holds something that is no Space of VocalNet. Choose a new folder.")
+    _check_replaceable(out)
     shutil.rmtree(out, ignore_errors=True)
     skipped = shutil.ignore_patterns(".*", "__pycache__")
     for package in ("vocalnet", "demo"):
@@ -67,6 +67,18 @@ def write_space(out: Path, models: Sequence[str] = ()) -> Path:
         with atomic_path(out / name) as temporary:
             temporary.write_text(text)
     return out
+
+
+def _check_replaceable(out: Path) -> None:
+    """Refuses a folder that holds anything but a Space as `write_space` leaves it: a clone, for one, holds more."""
+    if not out.exists():
+        return
+    if not out.is_dir():
+        raise ValueError(f"{out} is no folder. Choose a new one for the Space.")
+    found = {path.name for path in out.iterdir()}
+    is_space = found <= NAMES and (out / "vocalnet" / "nano").is_dir()
+    if found and not is_space:
+        raise ValueError(f"{out} holds something that is no Space of VocalNet. Choose a new folder.")
 
 
 def readme(models: Sequence[str]) -> str:
