@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
+from accelerate.utils.dataclasses import get_module_class_from_name
 from safetensors.torch import load_file
 from transformers import WhisperConfig, WhisperForConditionalGeneration
 
@@ -197,6 +198,15 @@ def test_a_sharded_stage_gives_the_losses_of_a_whole_one(stage, model, data, tmp
     torch.testing.assert_close(total, sums["loss"].detach(), rtol=1e-5, atol=1e-5)
     for name, weight in whole.trained.items():
         assert ranks[0]["norms"][name] * 2 == pytest.approx(weight.grad.norm().item(), rel=1e-3, abs=1e-4), name
+
+
+@pytest.mark.parametrize("stage", [1, 2])
+def test_accelerate_finds_every_layer_that_a_sharded_run_wraps(stage, model, data, tmp_path):
+    objective = prepare(tiny_settings(tmp_path, model, data, stage=stage, method="full")).objective
+    names = objective._no_split_modules
+    assert {"WhisperEncoderLayer", "LlamaDecoderLayer"} <= set(names)
+    assert ("Block" in names) == (stage == 2)  # the talker's
+    assert all(get_module_class_from_name(objective, name) is not None for name in names)
 
 
 def _killed_at(settings: Settings, kind: str, n: int) -> None:

@@ -69,8 +69,9 @@ class Objective(nn.Module):
 
     @property
     def _no_split_modules(self) -> list[str]:
-        """Class names that a sharded run wraps: the layers of encoder, LLM and talker."""
-        return sorted({"WhisperEncoderLayer", "Block", *(self.model.llm._no_split_modules or [])})
+        """Class names that a sharded run wraps: the layers of encoder, LLM and talker, as far as they are here."""
+        named = {"WhisperEncoderLayer", "Block", *(self.model.llm._no_split_modules or [])}
+        return sorted(named & {type(module).__name__ for module in self.modules()})
 
     def train(self, mode: bool = True) -> Objective:
         """Sets the mode, but leaves parts in which nothing is trained in eval mode."""
