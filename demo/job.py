@@ -45,6 +45,7 @@ def controls(start: str, ready: str, is_ready: bool = True) -> Controls:
 
 
 def wire(
+    stops: Stops,
     controls: Controls,
     run: Callable[..., Views],
     inputs: Sequence[Any],
@@ -59,11 +60,15 @@ def wire(
     overwrite "Stopped.".
 
     Args:
+        stops: of this kind of job, as for `connect`.
+        controls: the buttons and the status line.
+        run: makes the views.
+        inputs: what it takes after the visitor.
+        outputs: what it may draw.
         clip: a recording without which there is nothing to start; another one ends the job.
         problem: what is wrong with it, said before the job waits for the model.
     """
     start, stop, status = controls.start, controls.stop, controls.status
-    stops: Stops = Counter()
     gate = [] if clip is None else [clip]
 
     def check(clip: str | None) -> dict[str, Any]:
@@ -104,7 +109,7 @@ def connect(
     """Connects the event that begins a job, which also ends the visitor's job before, and the one that halts it.
 
     Args:
-        stops: how often each visitor has ended a job; may be shared by kinds of jobs that end each other.
+        stops: how often each visitor has ended a job, from `App.new_stops`; shared by kinds of jobs that end each other.
         begins: a listener such as `button.click`; its function takes the `gate`.
         halts: a listener, too.
         status: says what is going on.
@@ -125,8 +130,9 @@ def connect(
         stops[request.session_hash] += 1
         return {**shown, status: busy(WAITING), n_stops: stops[request.session_hash]}
 
-    def halt(request: gr.Request) -> None:
+    def halt(request: gr.Request) -> str:
         stops[request.session_hash] += 1
+        return render.status(STOPPED)  # now: a job in the waiting line could say so only when it is its turn
 
     rules = {"trigger_mode": "multiple", **QUIET}
     begun = begins(begin, list(gate), [*shown, status, n_stops], concurrency_limit=None, **rules)
@@ -134,7 +140,7 @@ def connect(
     done = begun.success(_stoppable(run, status, stops), [n_stops, *inputs], [status, *outputs], **place, **rules)
     for event in (begun, done):
         event.failure(lambda: render.status(BUSY, "problem"), None, status, **AT_ONCE)  # what else fails is drawn
-    halts(halt, None, None, **AT_ONCE)
+    halts(halt, None, status, **AT_ONCE)
     return done
 
 
@@ -142,13 +148,16 @@ def _stoppable(run: Callable[..., Views], status: gr.HTML, stops: Stops) -> Call
     """Returns what draws a job until its visitor's count of `stops` has changed, and then or on failure says so."""
 
     def draw(n_stops: int, request: gr.Request, *values: Any) -> Views:
+        visitor = request.session_hash
         try:
-            with closing(run(request.session_hash, *values)) as views:
-                for view in views:
-                    if stops[request.session_hash] != n_stops:
-                        yield {status: render.status(STOPPED)}
+            with closing(run(visitor, *values)) as views:
+                while stops[visitor] == n_stops:
+                    view = next(views, None)
+                    if view is None:
                         return
-                    yield view
+                    if stops[visitor] == n_stops:  # still, after all that it took
+                        yield view
+            yield {status: render.status(STOPPED)}
         except Exception as error:
             yield {status: render.status(explain(error), "problem")}
 

@@ -54,7 +54,7 @@ def new_page(app: App) -> Iterator[gr.Blocks]:
         yield blocks
 
         def forget(request: gr.Request) -> None:
-            app.visits.forget(request.session_hash)
+            app.forget(request.session_hash)
 
         blocks.unload(forget)
 

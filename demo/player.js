@@ -7,7 +7,8 @@ const LETTERS_PER_S = 14; // of speech, until the length of the answer is known
 const PAUSE = { ",": 3, ";": 4, ":": 4, ".": 6, "?": 6, "!": 6 }; // as many letters as the pause is long
 let context = null;
 let turn = null; // the one that is being answered or heard
-let asked = null; // what the visitor asked last: {id, words, sound, asked}
+let asked = null; // what the visitor asked last: {id, words, sound, asked, isWaiting}
+let cleared = 0; // runs up to this one are of a conversation that is over
 let ticking = null;
 
 const find = (name) => element.querySelector(`[data-part="${name}"]`);
@@ -31,6 +32,7 @@ function contextAt(rate) {
 function newTurn(value) {
   silence();
   const isAsked = asked?.id === value.id;
+  if (isAsked) asked.isWaiting = false;
   const node = make("article", "vn-turn");
   const question = make("p", "vn-asked", (isAsked && asked.words) || value.question || "Your question");
   if (value.note) question.append(make("small", "", value.note));
@@ -85,7 +87,7 @@ function isSounding() {
   return Boolean(turn?.gain) && !turn.isSilenced && context.currentTime < turn.next / turn.rate;
 }
 
-function silence() { // at once: the server's part of stopping comes after
+function silence(how = "stopped") { // at once: the server's part of stopping comes after
   if (!turn || turn.isSilenced || (turn.isDone && !isSounding())) return false;
   const { gain, sources } = turn;
   const isMaking = !turn.isDone;
@@ -95,13 +97,31 @@ function silence() { // at once: the server's part of stopping comes after
     gain.gain.linearRampToValueAtTime(0, context.currentTime + FADE_S);
     setTimeout(() => { sources.forEach((source) => source.stop()); gain.disconnect(); }, 5000 * FADE_S);
   }
-  finish("stopped");
+  finish(how);
   return isMaking;
 }
 
-function stop() {
-  if (silence()) trigger("stop");
+function stop() { // an answer, or a question that waits for the model
+  const isMaking = silence();
+  if (isMaking || asked?.isWaiting) trigger("stop");
+  if (asked) asked.isWaiting = false;
   draw();
+}
+
+function take(question) {
+  if (asked?.isWaiting && asked.sound) URL.revokeObjectURL(asked.sound); // it will never be shown
+  asked = { ...question, isWaiting: true };
+  draw();
+}
+
+function clear(run) {
+  silence();
+  cleared = run;
+  turn = null;
+  if (asked) asked.isWaiting = false;
+  for (const node of element.querySelectorAll("audio")) URL.revokeObjectURL(node.src);
+  find("turns").replaceChildren();
+  find("empty").hidden = false;
 }
 
 function finish(how) {
@@ -158,7 +178,7 @@ function chip(name, value, hint) {
 
 function draw() {
   const isLive = Boolean(turn) && !turn.isSilenced && (!turn.isDone || isSounding());
-  find("stop").disabled = !isLive;
+  find("stop").disabled = !isLive && !asked?.isWaiting;
   element.querySelector(".vn-player").classList.toggle("vn-live", isLive);
   if (!turn) return;
   const length = turn.n / turn.rate;
@@ -180,21 +200,17 @@ function draw() {
 
 function show() {
   const value = props.value;
-  if (!value?.run) { // a new conversation
-    if (value?.isCleared) { silence(); turn = null; find("turns").replaceChildren(); find("empty").hidden = false; }
-    return draw();
-  }
-  if (!turn || value.run !== turn.run) {
-    if (turn && value.run < turn.run) return; // a late word of an answer that was stopped
-    newTurn(value);
-  }
+  if (value?.cleared > cleared) clear(value.cleared);
+  if (!value?.run) return draw();
+  if (value.run <= cleared || value.run < turn?.run) return; // a late word of an answer that was stopped
+  if (value.run !== turn?.run) newTurn(value);
   if (turn.isSilenced) return;
   value.chunks.slice(turn.parts.length).forEach(schedule);
   showText(value.text);
   for (const [name, text, hint] of value.chips) chip(name, text, hint);
   if (value.isDone && !turn.isDone) {
+    if (value.problem) silence("failed");
     turn.isDone = true;
-    if (value.problem) { turn.isSilenced = true; finish("failed"); }
   }
   ticking ??= setInterval(draw, TICK_MS);
   draw();
@@ -204,7 +220,7 @@ function show() {
 const rate = Number(element.querySelector(".vn-player").dataset.rate);
 const open = () => { if (element.isConnected) contextAt(turn?.rate || rate); };
 for (const name of ["pointerdown", "keydown"]) document.addEventListener(name, open, { capture: true, once: true });
-document.addEventListener("vn-asked", (event) => { if (element.isConnected) asked = event.detail; });
+document.addEventListener("vn-asked", (event) => { if (element.isConnected) take(event.detail); });
 // A question that is already on its way ends the answer on the server by itself; one that is still spoken does not yet.
 document.addEventListener("vn-silence", (event) => {
   if (!element.isConnected) return;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -30,6 +31,7 @@ class App:
         first_answer: its events.
         judges: who hears and scores the answers of a lab.
         visits: what each visitor has made so far.
+        stops: for each kind of job, how often each visitor has ended one.
     """
 
     name: str
@@ -39,6 +41,7 @@ class App:
     first_answer: tuple[Event, ...] = field(default=(), repr=False)
     judges: Judges = field(default_factory=Judges, repr=False)
     visits: Visits = field(default_factory=Visits, repr=False)
+    stops: list[Counter[str | None]] = field(default_factory=list, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
@@ -73,6 +76,17 @@ class App:
         """Returns the model with this decoder, which is read when it is first asked for; the rest is shared."""
         with self._lock:
             return self.model.with_decoder(decoder)
+
+    def new_stops(self) -> Counter[str | None]:
+        """Returns a count of ended jobs by visitor, for one kind of job."""
+        self.stops.append(Counter())
+        return self.stops[-1]
+
+    def forget(self, visitor: str | None) -> None:
+        """Lets go of all that a visit made; its jobs end at their next view."""
+        self.visits.forget(visitor)
+        for stops in self.stops:
+            stops.pop(visitor, None)
 
     def health(self) -> dict[str, Any]:
         """Returns the JSON of GET /health; times in seconds."""

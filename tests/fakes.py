@@ -27,9 +27,9 @@ ANSWER = "You asked a question, and this voice has 440 hertz."
 class FakeModel:
     """Answers like a model. The prompt, or the name of the recording, chooses its mood.
 
-    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly, "pace 0.5" speaks for longer,
-    each chunk made in half the time that it sounds. A typed question sets the mood, too. Its talker is the faster, the
-    more tokens per step; where it does not verify, more than one token per step make one of its tokens another.
+    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly, "break" does so after most of
+    a long answer's sound, "pace 0.5" speaks for longer, each chunk made in half the time that it sounds. A typed
+    question sets the mood, too. Its talker is the faster, the more tokens per step; where it does not verify, more than one token per step make one of its tokens another.
 
     Attributes:
         requests: the arguments of every stream.
@@ -139,9 +139,12 @@ class FakeModel:
         spoken: list[SpeechTokens] = []
         chunks: list[np.ndarray] = []
         is_heard = speech and mood != "mute"
-        pace = float(mood.removeprefix("pace ")) if mood.startswith("pace ") else None
+        pace = float(mood.removeprefix("pace ")) if mood.startswith("pace ") else 0.0 if mood == "break" else None
         for n in range(12 if pace is not None else 4 if is_heard else 0):
             time.sleep(CHUNK_S * (pace or 0.0))
+            if mood == "break" and n == 10:
+                time.sleep(0.5)
+                raise RuntimeError("/secret/path/of/the/server")
             spoken.append(_speech(n, options, time.perf_counter() - start))
             yield spoken[-1]
             chunks.append(tone(CHUNK_S, offset_s=n * CHUNK_S))

@@ -92,7 +92,7 @@ def tab(app: App) -> Refresh:
             yield {buttons.status: said, **show(seen, run.result, Path(folder))}
 
     outputs = [heads, sizes[0], sizes[1], *downloads.values()]
-    wire(buttons, look, [chosen, own, decoder, mode], outputs)
+    wire(app.new_stops(), buttons, look, [chosen, own, decoder, mode], outputs)
     for size in sizes:
         size.change(masks_value, sizes, masks, **AT_ONCE)
     _publish(app)

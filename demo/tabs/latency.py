@@ -117,7 +117,7 @@ def tab(app: App) -> Refresh:
             view = results.show([run.events], (), {"run": about_run(run)}, Path(folder))
             yield {buttons.status: render.status(said, "done"), **view}
 
-    wire(buttons, measure, [chosen, own, rounds, *settings.components()], results.components())
+    wire(app.new_stops(), buttons, measure, [chosen, own, rounds, *settings.components()], results.components())
     _publish(app)
     return picker.wire(buttons.status, show, results.components())
 

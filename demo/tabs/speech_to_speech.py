@@ -88,6 +88,7 @@ def tab(app: App) -> Decoding:
                 )
 
     wire(
+        app.new_stops(),
         buttons,
         draw,
         inputs=[audio, prompt, *settings.components()],

@@ -45,7 +45,15 @@ def tab(app: App) -> None:
                 result = snapshot.finished.result
                 yield {"text": result.text, "timings": result.timings, "warnings": result.warnings}
 
-    wire(buttons, draw, inputs=[audio, prompt], outputs=[text, numbers], clip=audio, problem=clip_problem)
+    wire(
+        app.new_stops(),
+        buttons,
+        draw,
+        inputs=[audio, prompt],
+        outputs=[text, numbers],
+        clip=audio,
+        problem=clip_problem,
+    )
     endpoint(
         speech_to_text,
         "speech_to_text",

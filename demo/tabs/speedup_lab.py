@@ -112,7 +112,7 @@ def tab(app: App) -> Settings:
         with TemporaryDirectory() as folder:
             yield _sounds(results, visit.cells, visit.reports, number, Path(folder))
 
-    wire(buttons, measure, inputs, results.components())
+    wire(app.new_stops(), buttons, measure, inputs, results.components())
     for component in inputs:
         component.change(measure_extent, inputs, extent, **AT_ONCE)
     results.heard.input(listen, results.heard, results.players, **QUIET)

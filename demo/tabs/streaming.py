@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from demo import render
 from demo.answering import arrivals, explain, playable
 from demo.decoding import decode_options, decoding
 from demo.examples import EXAMPLES, words_of
-from demo.job import AT_ONCE, Stops, Views, busy, connect, endpoint
+from demo.job import AT_ONCE, Views, busy, connect, endpoint
 from demo.player import Turn, pcm_text, player, read_question, talk
 from demo.question import check_clip
 from demo.run_picker import Refresh, run_picker
@@ -82,11 +81,14 @@ def tab(app: App) -> Refresh:
     def ready(run: Run) -> Views:
         yield {again: gr.update(interactive=True)}
 
-    def forget(request: gr.Request) -> dict[Any, Any]:
-        app.visits.of(request.session_hash).session = None
-        return {heard: {"isCleared": time.time()}, status: render.status(FRESH)}
+    stops = app.new_stops()
 
-    stops: Stops = Counter()
+    def forget(request: gr.Request) -> dict[Any, Any]:
+        stops[request.session_hash] += 1
+        visit = app.visits.of(request.session_hash)
+        visit.session = None
+        return {heard: {"cleared": visit.n_turns}, status: render.status(FRESH)}
+
     outputs = [heard]
     connect(stops, question.submit, heard.stop, status, answer, [question, *settings.components()], outputs)
     connect(stops, again.click, heard.stop, status, replay, [picker.picked], outputs, has_model=False)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from browser_helpers import CLIPPED, button, open_page, status, wait_until
 from fakes import ANSWER, CHUNK_S, SAMPLE_RATE_HZ, FakeModel
+from gradio_client import Client, handle_file
 from playwright.sync_api import Page, expect
 
 from demo.examples import EXAMPLES
@@ -78,6 +79,14 @@ def loud(page: Page) -> np.ndarray:
     """The windows that sound: seconds on the audio clock and ms on the wall, (n, 2)."""
     rows = [row for row in page.evaluate("window.heard") if row[1] > LOUD]
     return np.array([[row[0], row[2]] for row in rows]).reshape(-1, 2)
+
+
+def stays_silent(page: Page) -> None:
+    """Checks that nothing sounds from shortly after now on."""
+    page.wait_for_timeout(300)
+    page.evaluate("window.heard = []")
+    page.wait_for_timeout(700)
+    assert len(loud(page)) == 0
 
 
 def best_of(tries: Callable[[], float], bar: float) -> float:
@@ -162,6 +171,39 @@ def test_a_new_question_ends_the_answer_before(talk_page, served):
     expect(talk_page.locator(".vn-turn")).to_have_count(0)
 
 
+def test_a_new_conversation_ends_the_answer(talk_page, served):
+    ask(talk_page, "pace 0.9")
+    talk_page.wait_for_function("window.heard.filter(row => row[1] > 0.01).length > 30")
+    button(talk_page, "New conversation").click()
+    expect(talk_page.locator(".vn-turn")).to_have_count(0)
+    wait_until(lambda: served.model.n_closed == served.model.n_opened)
+    stays_silent(talk_page)
+    expect(talk_page.locator(".vn-turn")).to_have_count(0)  # no late word of it comes back
+    expect(stop_button(talk_page)).to_be_disabled()
+    ask(talk_page, "anything")
+    expect(status(talk_page).last).to_contain_text("Answered")
+    expect(talk_page.locator(".vn-turn")).to_have_count(1)
+
+
+def test_a_question_in_line_can_be_stopped(talk_page, served):
+    client = Client(served.url, verbose=False)
+    jobs = [client.submit(handle_file(EXAMPLES[0].path), "slowly", api_name="/speech_to_text") for _ in range(2)]
+    wait_until(lambda: sum(request["prompt"] == "slowly" for request in served.model.requests) >= len(jobs))
+    n_before = served.model.n_opened
+    ask(talk_page, "anything")
+    expect(status(talk_page).last).to_contain_text("Waiting for the model")
+    stop_button(talk_page).click()
+    expect(status(talk_page).last).to_have_text(STOPPED)
+    expect(stop_button(talk_page)).to_be_disabled()
+    for job in jobs:
+        job.cancel()
+    wait_until(lambda: served.model.n_closed == served.model.n_opened)
+    ask(talk_page, "something else")
+    expect(status(talk_page).last).to_contain_text("Answered")
+    expect(talk_page.locator(".vn-turn")).to_have_count(1)
+    assert served.model.n_opened == n_before + 1
+
+
 def test_underruns_are_counted(talk_page):
     ask(talk_page, "pace 1.6")
     expect(status(talk_page).last).to_contain_text("Answered", timeout=30_000)
@@ -198,9 +240,6 @@ def test_what_is_no_sound_gets_a_sentence(talk_page, tmp_path):
     expect(button(talk_page, "Ask")).to_be_disabled()
 
 
-REFUSED = "navigator.mediaDevices.getUserMedia = () => Promise.reject"
-
-
 @pytest.mark.parametrize(
     ("script", "sentence"),
     [
@@ -228,6 +267,15 @@ def test_an_error_is_a_sentence_and_ends_the_turn(talk_page):
     expect(stop_button(talk_page)).to_be_disabled()
     ask(talk_page, "anything")
     expect(status(talk_page).last).to_contain_text("Answered")
+
+
+def test_an_answer_that_breaks_off_is_silent(talk_page):
+    ask(talk_page, "break")
+    expect(status(talk_page).last).to_contain_text("Something went wrong")
+    expect(talk_page.locator(".vn-turn")).to_have_class(re.compile("vn-failed"))
+    expect(stop_button(talk_page)).to_be_disabled()
+    stays_silent(talk_page)  # four seconds of sound had come
+    expect(talk_page.get_by_label("The answer")).to_have_count(1)
 
 
 @pytest.fixture

@@ -77,6 +77,19 @@ def test_another_decoder_is_of_the_same_model():
     assert len(shared.model.requests) == 1
 
 
+def test_a_forgotten_visit_leaves_nothing():
+    shared = app()
+    build(shared)
+    assert shared.stops
+    for stops in shared.stops:
+        stops["a"] += 1
+        stops["b"] += 1
+    shared.visits.of("a")
+    shared.forget("a")
+    assert len(shared.visits) == 0
+    assert [set(stops) for stops in shared.stops] == [{"b"}] * len(shared.stops)
+
+
 def test_examples_are_clean_clips():
     assert len(EXAMPLES) == 6
     assert {example.path for example in EXAMPLES} == set(FOLDER.glob("*.wav"))
