@@ -44,6 +44,17 @@ def test_every_event_tells_the_stages_so_far_by_the_injected_clock(tiny_model, q
     assert all(event.t_s == int(event.t_s) for event in events)  # no other clock
 
 
+def test_a_long_rest_is_heard_while_it_is_decoded(tiny_model, question):
+    options = replace(SHORT_STREAM, min_tokens=300, max_tokens=300)
+    events = list(tiny_model.stream(audio=question, options=options))
+    said = [event.tokens for event in events if isinstance(event, SpeechTokens)]
+    chunk = tiny_model.talker.config.speech_chunk
+    assert max(map(len, said)) <= chunk
+    assert sum(stat.kept for stat in events[-1].result.stats) == 300  # special tokens, which are not spoken, with them
+    n_pieces = sum(isinstance(event, AudioChunk) for event in events)
+    assert n_pieces >= sum(map(len, said)) // tiny_model.vocoder.flow_config.chunk_size
+
+
 def test_chunks_and_the_vocoders_options_are_heard(tiny_model, question):
     calls = []
     stream = tiny_model.vocoder.token_stream

@@ -364,10 +364,24 @@ class _Speaker:
             self._session = self.talker.session(self._options(self._n_segment))
         session, hidden = self._session, torch.cat(self._states)[None] if self._states else None  # (1, n, D)
         self._states.clear()
-        tokens = self.run.timed("talker", lambda: session.push(hidden, last=last)).tolist()
+        pieces = self._pieces(session, hidden, last)
+        while (tokens := self.run.timed("talker", lambda: next(pieces, None))) is not None:
+            yield from self._say_of(session, tokens)
+        yield from self._say_of(session, [])  # what ended it
+
+    def _pieces(self, session: TalkerSession, hidden: Tensor | None, last: bool) -> Iterator[list[int]]:
+        """Yields the tokens that a push makes possible; after the last, a chunk at a time, to be heard meanwhile."""
+        if last and not self.rules.drops_last:
+            for piece in session.rest(hidden, self.options.chunked(self.talker.config).speech_chunk):
+                yield piece.tolist()
+        else:
+            tokens = session.push(hidden, last=last).tolist()
+            yield tokens[:-1] if last else tokens
+
+    def _say_of(self, session: TalkerSession, tokens: list[int]) -> Iterator[Event]:
+        """Yields a session's new tokens and what its heads believed of them."""
         candidates = session.candidates(self.options.n_candidates)
-        is_cut = last and self.rules.drops_last
-        yield from self._say(tokens[:-1] if is_cut else tokens, session.take_picks(), candidates)
+        yield from self._say(tokens, session.take_picks(), candidates)
 
     def _speak_segments(self) -> Iterator[Event]:
         """Decodes all segments as one batch; yields the tokens of one after another."""

@@ -62,6 +62,36 @@ def test_an_answer_without_text_can_be_spoken(make_talker: Callable[..., Talker]
     assert len(session.push(None, last=True)) == 60
 
 
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+@pytest.mark.parametrize("policy", ["fixed", "greedy_verify", "confidence"])
+def test_the_rest_comes_in_pieces(
+    make_talker: Callable[..., Talker], texts: list[Tensor], mask: str, policy: str
+) -> None:
+    options = replace(STREAMING, tokens_per_step=4, policy=policy, mask=mask, max_tokens=100, min_tokens=50)
+    talker = make_talker()
+    session = talker.session(options)
+    pushed = session.push(texts[1][None, :7])
+    pieces = session.rest(texts[1][None, 7:], 15)
+    first = next(pieces)
+    assert len(session.samples[0].tokens) < len(pushed) + len(first) + 4  # the others are not there yet
+    rest = [first, *pieces]
+    assert {len(piece) for piece in rest[:-1]} == {15}
+    whole = talker.session(options)
+    assert torch.equal(whole.push(texts[1][None, :7]), pushed)
+    assert torch.equal(torch.cat(rest), whole.push(texts[1][None, 7:], last=True))
+    assert session.take_picks() == whole.take_picks()
+    with pytest.raises(ValueError, match="open a new one"):
+        session.rest(None, 15)
+
+
+def test_the_published_rest_is_one_call(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker(behaviour="released")
+    options = replace(DecodeOptions.released_streaming(3), max_tokens=40)
+    calls = [*talker.session(options).rest(texts[1][None], 5)]
+    assert len(calls) == 1
+    assert torch.equal(calls[0], talker.session(options).push(texts[1][None], last=True))
+
+
 def test_limits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
     talker = make_talker(max_positions=128 + 50)
     options = DecodeOptions(tokens_per_step=4, min_tokens=1000)

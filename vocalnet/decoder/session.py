@@ -5,7 +5,7 @@ Letters: B batch, n new text positions, D LLM width, V_s speech vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, Protocol
 
 import torch
@@ -83,6 +83,12 @@ class TalkerSession(Protocol):
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
         """Takes new LLM states (1, n, D), or None for no new text; returns the new speech tokens (n_tokens,)."""
 
+    def rest(self, hidden: Tensor | None, n_tokens: int) -> Iterator[Tensor]:
+        """Takes the last LLM states (1, n, D), or None; yields what `push(hidden, last=True)` returns in pieces.
+
+        A piece is decoded when it is asked for; `n_tokens` is its length, but for the last.
+        """
+
     def candidates(self, n: int) -> list[Candidates]:
         """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
 
@@ -111,21 +117,48 @@ class BatchSession:
         Raises:
             ValueError: the last push has been made.
         """
+        self._hear(hidden, last)
+        self._decode(None if last else self._n_rows_ready())
+        is_whole = last or self.samples[0].is_done
+        return self._said(None if is_whole else self._n_rows_ready())  # what a step proposed beyond waits for its chunk
+
+    def rest(self, hidden: Tensor | None, n_tokens: int) -> Iterator[Tensor]:
+        """Takes the last LLM states (1, n, D), or None; yields what `push(hidden, last=True)` returns in pieces.
+
+        Raises:
+            ValueError: the last push has been made.
+        """
+        self._hear(hidden, last=True)
+        return self._pieces(n_tokens)
+
+    def _pieces(self, n_tokens: int) -> Iterator[Tensor]:
+        """Decodes and yields n tokens at a time."""
+        while True:
+            end = self._n_returned + n_tokens
+            self._decode(end)
+            piece = self._said(end)
+            if not len(piece):
+                return
+            yield piece
+
+    @torch.inference_mode()
+    def _hear(self, hidden: Tensor | None, last: bool) -> None:
+        """Adds text (1, n, D) to what can be spoken; the full mask waits for all of it."""
         if self._is_closed:
             raise ValueError("this session has had its last push; open a new one for the next answer")
         self._is_closed = last
         if hidden is not None:
             self._waiting.append(hidden)
-        stream, spoken = self.stream, self.samples[0]
-        if last or stream.options.mask == "streaming":
-            empty = stream.embedding.new_empty(1, 0, stream.config.llm_dim)
-            self.run(torch.cat([empty, *(text.to(empty) for text in self._waiting)], 1), last=last)
+        if last or self.stream.options.mask == "streaming":
+            empty = self.stream.embedding.new_empty(1, 0, self.stream.config.llm_dim)
+            self.stream.add_text(torch.cat([empty, *(text.to(empty) for text in self._waiting)], 1))
             self._waiting.clear()
-        start, end = self._n_returned, len(spoken.tokens)
-        if not (last or spoken.is_done):
-            end = min(end, self._n_rows_ready())  # what a step proposed beyond waits for its chunk
-        self._n_returned = end
-        return torch.tensor(spoken.tokens[start:end], dtype=torch.long)
+
+    def _said(self, end: int | None) -> Tensor:
+        """Returns the tokens not yet returned, up to the place `end`."""
+        start, tokens = self._n_returned, self.samples[0].tokens
+        self._n_returned = len(tokens) if end is None else min(end, len(tokens))
+        return torch.tensor(tokens[start : self._n_returned], dtype=torch.long)
 
     def candidates(self, n: int) -> list[Candidates]:
         """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
@@ -144,6 +177,7 @@ class BatchSession:
             length = hidden.shape[1] if lengths is None else int(lengths[sample])
             self._go_on_alone(sample, hidden[sample : sample + 1, :length])
 
+    @torch.inference_mode()
     def _decode(self, n_ready: int | None) -> None:
         """Steps until all samples are done, or `n_ready` rows have been run, after which more text is needed."""
         stream = self.stream
@@ -228,6 +262,10 @@ class ReleasedSession:
             self.spoken.is_done = False  # an earlier call's end token does not end the answer
             self.spoken.take(said, picks.logits[0], config.eos_id)
         return torch.tensor(called, dtype=torch.long)
+
+    def rest(self, hidden: Tensor | None, n_tokens: int) -> Iterator[Tensor]:
+        """Yields the last call's tokens in one piece: the published code makes one call of it."""
+        yield self.push(hidden, last=True)
 
     def candidates(self, n: int) -> list[Candidates]:
         """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
