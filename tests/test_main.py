@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 import vocalnet
 from vocalnet.__main__ import app
+from vocalnet.vocoder.options import VocoderOptions
 
 GENERATING = ("s2t", "s2s", "stream", "eval")
 
@@ -128,6 +129,22 @@ def test_eval_of_a_file(loads, small_set, tmp_path):
     assert printed == {key: value for key, value in written.items() if key != "cells"}
 
 
+def test_eval_speaks_as_it_is_told(loads, fake_model, small_set, monkeypatch, tmp_path):
+    heard, respond = [], fake_model.respond
+
+    def respond_to(voice=None, sound=None, **request):
+        heard.append((voice, sound))
+        return respond(**request)
+
+    monkeypatch.setattr(fake_model, "respond", respond_to)
+    out = tmp_path / "results.json"
+    chosen = ["--voice", "low", "--flow-steps", 3, "--flow-chunk", 8]
+    assert run("eval", "--set", small_set, "--out", out, "--n-speech", 0, *chosen).exit_code == 0
+    assert heard == [("low", VocoderOptions(n_steps=3, chunk=8))] * 2
+    written = json.loads(out.read_text())
+    assert (written["voice"], written["flow_steps"], written["flow_chunk"]) == ("low", 3, 8)
+
+
 def test_eval_of_a_grid_resumes_what_it_finds(loads, small_set, monkeypatch, tmp_path):
     out = tmp_path / "grid.json"
     seen = []
@@ -151,6 +168,7 @@ def test_eval_of_a_grid_resumes_what_it_finds(loads, small_set, monkeypatch, tmp
     [
         (["--grid", "table9"], "There is no grid 'table9'. Available: table3, table4, seeds, policies"),
         (["--grid", "table3", "--tokens-per-step", 3], "set --tokens-per-step themselves"),
+        (["--grid", "table3", "--flow-steps", 3], "A grid speaks as the checkpoint says"),
     ],
 )
 def test_a_grid_is_checked_before_the_model_is_loaded(loads, small_set, tmp_path, extra, sentence):

@@ -241,7 +241,10 @@ def evaluate(
         text = f"{len(report['cells'])} cells, {len(report['skipped'])} skipped; details in {out}"
     else:
         n_speech = 100 if n_speech is None else n_speech
-        report = evaluation.evaluate(model, questions, options=options, seed=seed, n_speech=n_speech, **outside)
+        how: dict[str, Any] = {"options": options, "speech": generation.speech()}
+        report = evaluation.evaluate(model, questions, seed=seed, n_speech=n_speech, **how, **outside)
+        sound = {name: getattr(generation, name) for name in ("voice", "flow_steps", "flow_chunk")}
+        report |= {name: value for name, value in sound.items() if value is not None}
         files.write_json(out, report)
         text = f"{report['right']} of {report['n']} right; details in {out}"
     del report["cells"]  # long: read in the file, not on a terminal
@@ -386,6 +389,8 @@ def _check_grid(generation: Generation, grid: str) -> None:
             raise ValueError(
                 f"The cells of a grid set --{name.replace('_', '-')} themselves. Leave it out with --grid."
             )
+    if generation.speech():
+        raise ValueError("A grid speaks as the checkpoint says. Leave --voice, --flow-steps and --flow-chunk out.")
 
 
 def _outside(model: Any, has_p835: bool) -> dict[str, Any]:

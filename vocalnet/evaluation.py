@@ -34,8 +34,8 @@ SOURCE, RESYNTHESIS = "source", "resynthesis"
 class SpokenModel(Protocol):
     """What the protocol needs of a model: the facade's `respond`."""
 
-    def respond(self, *, audio: Any, speech: bool = True, options: Any = None) -> Result:
-        """Returns the answer to a recording."""
+    def respond(self, *, audio: Any, speech: bool = True, options: Any = None, **more: Any) -> Result:
+        """Returns the answer to a recording; `more`: voice and sound, where they are not the model's own."""
         ...
 
 
@@ -132,6 +132,7 @@ def evaluate(
     items: Sequence[dict[str, Any]],
     *,
     options: Any = None,
+    speech: dict[str, Any] | None = None,
     seed: int = 0,
     n_speech: int = 100,
     source_voice: Callable[[str], Clip] | None = None,
@@ -144,6 +145,7 @@ def evaluate(
         model: anything with the facade's `respond`.
         items: dicts with the fields of `Item`.
         options: decoding options, passed on.
+        speech: further arguments of `respond`, on how an answer sounds.
         seed: picks the spoken subset.
         n_speech: how many in-domain items are also judged by ear; the others are answered in text only.
         source_voice: says a text in the voice that the model learned from.
@@ -155,8 +157,9 @@ def evaluate(
     """
     parsed = parse_items(items)
     spoken = spoken_ids(parsed, n_speech, seed)
+    how = {"options": options, **(speech or {})}
     answers = [
-        _answer(model, item, item.id in spoken, options) for item in tqdm(parsed, "answers", unit="clip", disable=None)
+        _answer(model, item, item.id in spoken, how) for item in tqdm(parsed, "answers", unit="clip", disable=None)
     ]
     peak_mb = peak_memory_mb()  # of answering alone: the judges have not been loaded yet
     tracks = _tracks([a for a in answers if a.is_spoken and _words(a.result.text)], source_voice, resynthesise, judges)
@@ -198,9 +201,9 @@ def _parse(values: dict[str, Any], number: int) -> Item:
     return item
 
 
-def _answer(model: SpokenModel, item: Item, is_spoken: bool, options: Any) -> _Answer:
+def _answer(model: SpokenModel, item: Item, is_spoken: bool, how: dict[str, Any]) -> _Answer:
     try:
-        result = model.respond(audio=item.audio, speech=is_spoken, options=options)
+        result = model.respond(audio=item.audio, speech=is_spoken, **how)
     except ValueError as error:
         raise ValueError(f"Item {item.id}: {error}") from error
     key = item.key if item.kind == "in_domain" else REFUSAL_KEY

@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 
 import pytest
+import torch
 from fakes import ANSWER
 from typer.testing import CliRunner
 
 import vocalnet
 from vocalnet.__main__ import app
+from vocalnet.benchmarks.journal import Journal
 from vocalnet.benchmarks.judges import ChatJudge, ExactMatch
 from vocalnet.benchmarks.openaudiobench import (
     SUBSETS,
@@ -176,6 +178,30 @@ def test_a_journal_of_another_run_is_not_mixed_in(bench, fake_model, tmp_path):
         evaluate(fake_model, load_questions(bench), instruments(), out)
 
 
+def test_a_journal_knows_questions_that_changed_under_their_ids(bench, fake_model, tmp_path):
+    out = tmp_path / "r.json"
+    with pytest.raises(KeyboardInterrupt):
+        evaluate(fake_model, load_questions(bench), instruments(ear=Ear(lasts=1)), out)
+    table = bench / "eval_datas" / "llama_questions" / "llama_questions.csv"
+    table.write_text(table.read_text().replace("Lead", "Gold"))
+    with pytest.raises(ValueError, match=r"of a run with another items\. "):
+        evaluate(fake_model, load_questions(bench), instruments(), out)
+
+
+def test_a_journal_keeps_what_other_lines_would_be_broken_at(tmp_path):
+    rows = [{"id": str(i), "text": f"one{mark}two"} for i, mark in enumerate(("\u2028", "\u2029", "\x85", "\n"))]
+    journal = Journal(tmp_path / "r.json", {"model": "a"})
+    for row in rows:
+        journal.add(row)
+    assert Journal(tmp_path / "r.json", {"model": "a"}).rows == rows
+    with journal.path.open("ab") as file:
+        file.write('{"id": "é'.encode()[:-1])  # cut inside a letter
+    assert Journal(tmp_path / "r.json", {"model": "a"}).rows == rows
+    journal.path.write_bytes(b"\xff\n")
+    with pytest.raises(ValueError, match="damaged"):
+        Journal(tmp_path / "r.json", {"model": "a"})
+
+
 def test_text_alone_needs_no_ear(bench, fake_model, tmp_path):
     report = evaluate(fake_model, load_questions(bench), Instruments(ExactMatch()), tmp_path / "r.json")
     assert all(request["speech"] is False for request in fake_model.requests)
@@ -208,7 +234,7 @@ def test_a_complete_run_says_so():
 
 
 def test_the_command(bench, server, tmp_path, monkeypatch, fake_model):
-    fake_model.sample_rate_hz = 16_000
+    fake_model.sample_rate_hz, fake_model.dtype, fake_model.kernel = 16_000, torch.float32, "packed"
     monkeypatch.setattr(vocalnet, "load", lambda name, **arguments: fake_model, raising=False)
     monkeypatch.setattr("vocalnet.metrics.asr.PocketSphinx", Ear)
     monkeypatch.setenv("JUDGE_KEY", "k")
@@ -232,6 +258,7 @@ def test_the_command(bench, server, tmp_path, monkeypatch, fake_model):
     assert printed["sets"]["alpaca_eval"]["s->t"]["mean"] == 7.0
     assert printed["sets"]["alpaca_eval"]["dnsmos_p808"]["n"] == 2
     assert (printed["asr"], printed["model"], printed["judge"]["name"]) == ("pocketsphinx", "nano", "stub")
+    assert (printed["data"], printed["dtype"], printed["kernel"]) == (str(bench), "float32", "packed")
     assert server.requests[0][1]["Authorization"] == "Bearer k"
     for wrong, sentence in (
         ([], "--set openaudiobench needs --data"),

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from vocalnet.__main__ import app
+from vocalnet.data.lists import read_entries
 from vocalnet.data.streams import PackStream, hub_pairs, pack, pair_of_row, read_pack, shuffled
 from vocalnet.data.units import read_units
 
@@ -34,6 +35,14 @@ def test_packs_give_the_list_back_in_its_order(pairs, packs):
         assert pair.conversations == pairs.entries[i]["conversations"]
         assert np.array_equal(pair.units, read_units(pairs.units(i)))
     assert len(found) == 4
+
+
+@pytest.mark.parametrize("mark", ["\u2028", "\u2029", "\x85"])
+def test_a_line_ends_at_a_newline_only(pairs, mark):
+    text = f"First{mark}second."
+    pairs.entries[1]["conversations"][1]["value"] = text
+    (packed,) = pack(pairs.write(), pairs.folder / "packs")
+    assert [entry["conversations"][1]["value"] for entry in read_entries(packed)][1] == text
 
 
 def test_packing_twice_gives_the_same_bytes(pairs, packs):

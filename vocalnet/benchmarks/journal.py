@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -46,12 +48,18 @@ class Journal:
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        whole = [line for line in self.path.read_text(encoding="utf-8").splitlines(keepends=True) if line[-1] == "\n"]
+        *whole, _ = self.path.read_bytes().split(b"\n")  # what follows the last newline is nothing, or was cut
         try:
             head, *rows = (json.loads(line) for line in whole)
         except ValueError as error:  # JSON that is broken, or no line at all
             raise ValueError(f"{self.path} is damaged. Delete it to begin anew.") from error
         return head, rows
+
+
+def digest(items: Iterable[Any]) -> str:
+    """Returns a SHA-256 of what is measured, each item as `json.dumps` takes it."""
+    content = "".join(json.dumps(item, sort_keys=True) + "\n" for item in items)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _line(row: dict[str, Any]) -> str:

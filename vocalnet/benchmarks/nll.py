@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from vocalnet import files
 from vocalnet.audio import load_audio
-from vocalnet.benchmarks.journal import Journal
+from vocalnet.benchmarks.journal import Journal, digest
 from vocalnet.data.lists import read_entries
 from vocalnet.data.units import read_units
 from vocalnet.decoder.heads.contract import IGNORE
@@ -58,7 +58,7 @@ def benchmark(
     if not entries:
         raise ValueError(f"{path} holds no samples: there is nothing to measure.")
     what = {**(settings or {}), "mask": mask, "decoder": model.parts.decoder_name, "n": len(entries)}
-    journal = Journal(out, {**what, "items": [str(entry["id"]) for entry in entries]})
+    journal = Journal(out, {**what, "items": digest(entries)})
     for entry in tqdm(entries[len(journal.rows) :], "samples", disable=None):
         journal.add(sample(model, entry, root, mask))
     report = {

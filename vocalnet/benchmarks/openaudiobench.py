@@ -20,7 +20,7 @@ import numpy as np
 from tqdm import tqdm
 
 from vocalnet import files
-from vocalnet.benchmarks.journal import Journal
+from vocalnet.benchmarks.journal import Journal, digest
 from vocalnet.benchmarks.judges import Judge
 from vocalnet.evaluation import SpokenModel
 from vocalnet.metrics import bootstrap
@@ -127,6 +127,7 @@ def evaluate(
     out: Path,
     *,
     options: Any = None,
+    speech: dict[str, Any] | None = None,
     seed: int = 0,
     settings: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
@@ -138,6 +139,7 @@ def evaluate(
         instruments: who hears, scores and judges.
         out: the results file; `OUT.journal` stands beside it until all items are done.
         options: decoding options, passed on.
+        speech: further arguments of `respond`, on how an answer sounds.
         seed: of the intervals.
         settings: what else a resumed run must share, such as the model's path.
 
@@ -154,12 +156,13 @@ def evaluate(
             "instruments": instruments.names,
             "options": asdict(options) if options is not None else None,
             "seed": seed,
-            "items": [question.id for question in questions],
+            "items": digest({**asdict(question), "audio": question.audio.name} for question in questions),
         },
     )
     done = {row["id"] for row in journal.rows}
+    how = {"options": options, **(speech or {})}
     for question in tqdm([q for q in questions if q.id not in done], "answers", unit="clip", disable=None):
-        journal.add(_row(model, question, instruments, options))
+        journal.add(_row(model, question, instruments, how))
     report = {
         "set": "openaudiobench",
         **(settings or {}),
@@ -176,11 +179,11 @@ def evaluate(
     return report
 
 
-def _row(model: SpokenModel, question: Question, instruments: Instruments, options: Any) -> dict[str, Any]:
-    """Answers one question; returns all that the summary needs of it, and what a reader wants to see."""
+def _row(model: SpokenModel, question: Question, instruments: Instruments, how: dict[str, Any]) -> dict[str, Any]:
+    """Answers one question as `how` says; returns all that the summary needs of it, and what a reader wants to see."""
     recogniser = instruments.recogniser
     try:
-        result = model.respond(audio=str(question.audio), speech=recogniser is not None, options=options)
+        result = model.respond(audio=str(question.audio), speech=recogniser is not None, **how)
     except ValueError as error:
         raise ValueError(f"Item {question.id}: {error}") from error
     row: dict[str, Any] = {"id": question.id, "set": question.subset, "question": question.text, "text": result.text}

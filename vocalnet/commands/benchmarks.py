@@ -10,6 +10,17 @@ from typing import Any
 from vocalnet.commands.console import tell
 
 NAMES = ("openaudiobench", "nll")
+MODEL_OPTIONS = (
+    "model",
+    "encoder",
+    "vocoder",
+    "vocoder_backend",
+    "base_llm",
+    "decoder",
+    "voice",
+    "flow_steps",
+    "flow_chunk",
+)
 
 
 @dataclass(frozen=True)
@@ -37,10 +48,8 @@ def run(name: str, generation: Any, out: Path, asked: Asked) -> tuple[dict[str, 
         raise ValueError(
             f"--set {name} needs --data: the folder of OpenAudioBench, or for nll a list of training pairs."
         )
-    names = ("model", "encoder", "vocoder", "base_llm", "decoder")
-    settings = {key: getattr(generation, key) for key in names if getattr(generation, key) is not None}
     if name == "nll":
-        return _nll(generation, asked.data, out, asked, settings)
+        return _nll(generation, asked.data, out, asked)
     from vocalnet.benchmarks.openaudiobench import evaluate, load_questions
 
     questions = load_questions(asked.data, asked.n)
@@ -50,7 +59,9 @@ def run(name: str, generation: Any, out: Path, asked: Asked) -> tuple[dict[str, 
     instruments = _instruments(asked, judge, is_spoken, str(model.device))
     options = generation.options() if is_spoken else None
     seed = generation.seed or 0
-    report = evaluate(model, questions, instruments, out, options=options, seed=seed, settings=settings)
+    settings = _settings(generation, model, asked.data)
+    speech = generation.speech() if is_spoken else {}
+    report = evaluate(model, questions, instruments, out, options=options, speech=speech, seed=seed, settings=settings)
     return report, f"{report['n']} answers of {', '.join(report['sets'])}; details in {out}"
 
 
@@ -90,10 +101,18 @@ def _instruments(asked: Asked, judge: Any, is_spoken: bool, device: str) -> Any:
     return Instruments(judge, recogniser, scores, getattr(recogniser, "spelling", None), names)
 
 
-def _nll(generation: Any, data: Path, out: Path, asked: Asked, settings: dict[str, Any]) -> tuple[dict[str, Any], str]:
+def _settings(generation: Any, model: Any, data: Path) -> dict[str, Any]:
+    """Returns what a resumed run must share, and a reader of the results wants to know: model, precision and data."""
+    given = {name: getattr(generation, name) for name in MODEL_OPTIONS}
+    precision = {"dtype": str(model.dtype).removeprefix("torch."), "kernel": model.kernel}
+    return {"data": str(data), **{key: value for key, value in given.items() if value is not None}, **precision}
+
+
+def _nll(generation: Any, data: Path, out: Path, asked: Asked) -> tuple[dict[str, Any], str]:
     from vocalnet.benchmarks.nll import benchmark
 
     model, seed = generation.load(), generation.seed or 0
+    settings = _settings(generation, model, data)
     report = benchmark(model, data, out, mask=asked.mask, n=asked.n, seed=seed, settings=settings)
     heads = ", ".join(f"{head['nll']:.3f}" for head in report["heads"]) or "none"
     return report, f"text {report['text']['nll']:.3f} nats per token; speech by head: {heads}; details in {out}"

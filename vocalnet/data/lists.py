@@ -49,7 +49,8 @@ def rows(path: Path) -> Iterator[Row]:
 
 
 def _rows_of_lines(text: str) -> Iterator[Row]:
-    lines = ((line, content) for line, content in enumerate(text.splitlines(), 1) if content.strip())
+    # not splitlines: JSON may hold U+2028 and its like as they are
+    lines = ((line, content) for line, content in enumerate(text.split("\n"), 1) if content.strip())
     for number, (line, content) in enumerate(lines):
         try:
             yield Row(number, line, json.loads(content))
