@@ -109,7 +109,7 @@ def connect(
     """Connects the event that begins a job, which also ends the visitor's job before, and the one that halts it.
 
     Args:
-        stops: how often each visitor has ended a job, from `App.new_stops`; shared by kinds of jobs that end each other.
+        stops: how often each visitor has ended a job, from `App.new_stops`; kinds of jobs that end each other share it.
         begins: a listener such as `button.click`; its function takes the `gate`.
         halts: a listener, too.
         status: says what is going on.

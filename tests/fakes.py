@@ -29,7 +29,8 @@ class FakeModel:
 
     "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly, "break" does so after most of
     a long answer's sound, "pace 0.5" speaks for longer, each chunk made in half the time that it sounds. A typed
-    question sets the mood, too. Its talker is the faster, the more tokens per step; where it does not verify, more than one token per step make one of its tokens another.
+    question sets the mood, too. Its talker is the faster, the more tokens per step; where it does not verify, more than
+    one token per step make one of its tokens another.
 
     Attributes:
         requests: the arguments of every stream.

@@ -47,9 +47,9 @@ def files(run, tmp_path) -> dict[str, bytes]:
     return {name: (folder / name).read_bytes() for name in FILES}
 
 
-def write_zip(path: Path, files: dict[str, bytes]) -> Path:
+def write_zip(path: Path, files: dict[str, bytes], method: int = zipfile.ZIP_DEFLATED) -> Path:
     """Writes any files into a ZIP."""
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+    with zipfile.ZipFile(path, "w", method) as archive:
         for name, data in files.items():
             archive.writestr(name, data)
     return path
@@ -171,6 +171,12 @@ DAMAGES = {
     "infinity": (lambda f: edited(f, "events.jsonl", b'"entropy": ', b'"entropy": 1e999, "x": '), "not a usable"),
     "unknown event": (lambda f: edited(f, "events.jsonl", b"SpeechTokens", b"Tokens"), "no event 'Tokens'"),
     "time": (lambda f: edited(f, "events.jsonl", b'"t_s": ', b'"t_s": 9'), "time runs backwards"),
+    "hours": (
+        lambda f: edited(f, "events.jsonl", b'"type": "Finished", "t_s": ', b'"type": "Finished", "t_s": 9999'),
+        "hour",
+    ),
+    "no total": (lambda f: edited(f, "run.json", b'"total"', b'"totally"'), "the timings lack total"),
+    "no first text": (lambda f: edited(f, "run.json", b'"first_text"', b'"first"'), "the timings lack first_text"),
     "negative head": (lambda f: edited(f, "events.jsonl", b'"head": 0', b'"head": -1'), "from 0"),
     "candidates": (lambda f: edited(f, "events.jsonl", b'"likeliest": [[', b'"likeliest": [["x", '), "pairs"),
     "cut short": (lambda f: {**f, "events.jsonl": b""}, "does not end with Finished"),
@@ -206,6 +212,13 @@ def test_what_is_no_zip_is_refused(tmp_path, files):
     (tmp_path / "flipped.zip").write_bytes(flipped)
     with pytest.raises(ValueError, match="not a readable ZIP"):
         runs.load(tmp_path / "flipped.zip")
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_other_ways_of_packing_are_refused(files, tmp_path, method):
+    path = write_zip(tmp_path / "odd.zip", files, method)
+    with pytest.raises(ValueError, match=r"odd\.zip is packed in an unusual way"):
+        runs.load(path)
 
 
 def test_a_bomb_is_not_unpacked(files, tmp_path):

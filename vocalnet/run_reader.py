@@ -29,6 +29,7 @@ MANIFEST, EVENTS, AUDIO = FILES = ("run.json", "events.jsonl", "audio.wav")
 TEXT, WHOLE, NUMBER, FLAG = (str,), (int,), (int, float), (bool,)
 LIST, OBJECT = (list,), (dict,)
 LATER_OPTIONS = {"text_chunk": None, "speech_chunk": None}  # of decoding: earlier programs did not write them
+MAX_ANSWER_S = 3600.0  # of an answer's events: nobody waits for longer
 MAX_NUMBER = 2.0**53  # whole numbers are exact up to here
 Kinds = dict[str, tuple[type, ...]]  # the fields of a JSON object and the types that each may have
 MANIFEST_FIELDS: Kinds = {
@@ -56,6 +57,8 @@ EVENT_FIELDS: dict[str, Kinds] = {
     "Timings": {"stages": OBJECT},
     "Finished": {},
 }
+METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # others may unpack to any size at once, or not at all
+TIMES = ("first_text", "total")  # that the timings of every answer hold
 STAMPED = ("TextDelta", "SpeechTokens", "AudioChunk")
 STAT_FIELDS: Kinds = {"head": WHOLE, "entropy": NUMBER, "max_prob": NUMBER, "logprob": NUMBER, "kept": FLAG}
 CANDIDATE_FIELDS: Kinds = {"token": WHOLE, "likeliest": LIST}
@@ -76,6 +79,9 @@ def read(path: Path, max_bytes: int) -> tuple[dict[str, Any], DecodeOptions, lis
         )
     _object(manifest, MANIFEST_FIELDS, MANIFEST)
     _numbers(manifest["timings"], f"{MANIFEST}: timings")
+    missing = [name for name in TIMES if name not in manifest["timings"]]
+    if missing:
+        raise ValueError(f"{MANIFEST}: the timings lack {', '.join(missing)}. Export the run again.")
     samples = _read_wav(files[AUDIO], manifest["sample_rate_hz"])
     events, end_s = _events(files[EVENTS], samples, manifest["sample_rate_hz"])
     return manifest, _options(manifest), [*events, Finished(_fold(events, manifest, samples), end_s)]
@@ -112,6 +118,8 @@ def _read_zip(path: Path, max_bytes: int) -> dict[str, bytes]:
                 )
             files, n_left = {}, max_bytes
             for info in members:
+                if info.compress_type not in METHODS:
+                    raise ValueError(f"{path.name} is packed in an unusual way. Pack it as a plain ZIP (deflate).")
                 with archive.open(info) as member:
                     files[info.filename] = member.read(n_left + 1)
                 n_left = _left(path, n_left, files[info.filename], max_bytes)
@@ -197,6 +205,10 @@ def _events(text: bytes, samples: np.ndarray, sample_rate_hz: int) -> tuple[list
         _numbers(values.get("stages", {}), f"{where}: stages")
         if t_s < now_s:
             raise ValueError(f"{where}: time runs backwards, from {now_s} s to {t_s} s.")
+        if t_s > MAX_ANSWER_S:
+            raise ValueError(
+                f"{where}: a run file holds an answer of at most an hour, not {t_s:g} s. Export a shorter one."
+            )
         if end_s is not None:
             raise ValueError(f"{where}: there is an event after Finished.")
         now_s = t_s

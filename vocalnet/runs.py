@@ -132,7 +132,7 @@ def _versions() -> dict[str, str]:
 
 
 def replay(
-    run: Run, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], None] = time.sleep
+    run: Run, clock: Callable[[], float] = time.perf_counter, sleep: Callable[[float], object] = time.sleep
 ) -> Iterator[Event]:
     """Yields the events of a run at the pace at which they were measured."""
     began = clock()

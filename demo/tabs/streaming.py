@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import functools
+import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -75,8 +78,7 @@ def tab(app: App) -> Refresh:
             return
         visit.n_turns += 1
         turn = Turn(visit.n_turns, "", run.question or "A question", _recorded(run), run.result.sample_rate_hz)
-        for _, view in _play(turn, lambda: runs.replay(run), status, heard, has_model=False):
-            yield view
+        yield from replayed(turn, run, status, heard)
 
     def ready(run: Run) -> Views:
         yield {again: gr.update(interactive=True)}
@@ -121,20 +123,33 @@ def _play(
     status: gr.HTML,
     heard: gr.HTML,
     has_model: bool = True,
-) -> Iterator[tuple[list[Event], dict[Any, Any]]]:
+) -> Generator[tuple[list[Event], dict[Any, Any]], None, None]:
     """Yields what has come of an answer, and the view of it; the first tells the browser's clock when it began."""
     start = time.perf_counter()
     yield [], {status: busy(turn.stage), heard: turn.value()}
-    for events in arrivals(make, has_model=has_model):
-        turn.take(events)
-        clock = time.perf_counter() - start
-        if turn.result is not None:
-            said = render.status(f"Answered in {clock:.1f} s.", "done")
-            yield events, {status: said, heard: turn.ended()}
-        elif events:
-            yield events, {status: busy(turn.stage, clock), heard: turn.value()}
-        else:
-            yield events, {status: busy(turn.stage, clock)}
+    with closing(arrivals(make, has_model=has_model)) as batches:
+        for events in batches:
+            turn.take(events)
+            clock = time.perf_counter() - start
+            if turn.result is not None:
+                said = render.status(f"Answered in {clock:.1f} s.", "done")
+                yield events, {status: said, heard: turn.ended()}
+            elif events:
+                yield events, {status: busy(turn.stage, clock), heard: turn.value()}
+            else:
+                yield events, {status: busy(turn.stage, clock)}
+
+
+def replayed(turn: Turn, run: Run, status: gr.HTML, heard: gr.HTML) -> Views:
+    """Yields the views of a recorded answer at its measured pace; closing this ends the wait for its next event."""
+    is_over = threading.Event()
+    make = functools.partial(runs.replay, run, sleep=is_over.wait)
+    try:
+        with closing(_play(turn, make, status, heard, has_model=False)) as views:
+            for _, view in views:
+                yield view
+    finally:
+        is_over.set()
 
 
 def _recorded(run: Run) -> str:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 
+import gradio as gr
 import pytest
 
 from demo import answering, turns
 from demo.answering import arrivals
+from demo.player import Turn
+from demo.recorded import recorded_runs
+from demo.tabs.streaming import replayed
 from demo.turns import CLOSING, Turns, live
-from vocalnet.events import Finished, Result
+from vocalnet.events import Finished, Result, TextDelta
 
 
 @pytest.fixture(autouse=True)
@@ -104,6 +109,16 @@ def test_nothing_comes_after_the_end_of_an_answer(own_turns):
         time.sleep(3 * answering.TICK_S)
 
     assert list(arrivals(answer))[-1] == [finished]
+
+
+def test_a_replay_that_nobody_watches_ends(own_turns):
+    """Also while it waits for an event that comes in an hour."""
+    run = replace(recorded_runs()[0], events=(TextDelta("a", 0.0), TextDelta("b", 3600.0)))
+    views = replayed(Turn(1, "", "", "", 16_000), run, gr.HTML(), gr.HTML())
+    assert [next(views) for _ in range(3)]
+    assert own_turns.n_jobs == 1
+    views.close()
+    assert own_turns.close(10.0)
 
 
 def test_closing_ends_all_jobs(own_turns):
