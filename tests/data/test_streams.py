@@ -52,6 +52,25 @@ def test_packing_twice_gives_the_same_bytes(pairs, packs):
         assert one.with_suffix(".tar").read_bytes() == two.with_suffix(".tar").read_bytes()
 
 
+def test_packing_again_leaves_no_pack_of_before(pairs, packs):
+    other = pairs.folder / "packs" / "pairs-other-000000.jsonl"
+    other.write_text("")  # of a list called pairs-other
+    del pairs.entries[1:]
+    pairs.write()
+    again = pack(pairs.path, pairs.folder / "packs", pack_bytes=60_000)
+    names = sorted(path.name for path in (pairs.folder / "packs").iterdir())
+    assert names == ["pairs-000000.jsonl", "pairs-000000.tar", other.name]
+    assert [pair.id for path in again for pair in read_pack(path)] == ["pair-0"]
+
+
+def test_a_pack_that_is_written_anew_is_not_there_meanwhile(pairs, packs):
+    pairs.question(1).unlink()
+    with pytest.raises(ValueError, match="Entry 1"):
+        pack(pairs.path, pairs.folder / "packs", pack_bytes=60_000)
+    assert not packs[0].exists()
+    assert packs[1].exists()
+
+
 def test_a_stage_1_list_and_another_rate_are_streamed_too(pairs):
     for entry in pairs.entries:
         del entry["units"]

@@ -115,6 +115,36 @@ def test_tokens_of_two_tokenizers_are_not_mixed(pairs, checkpoint):
         tokenize(jobs, ONNX, n_workers=1)
 
 
+def other_list(pairs):
+    """Writes a list of one more answer whose units belong beside those of `pairs`; returns it."""
+    entry = {**pairs.entries[0], "id": "more", "units": "units/more.npy", "answer_speech": "answers/0.wav"}
+    path = pairs.folder / "more.json"
+    path.write_text(json.dumps([entry]))
+    return path
+
+
+@pytest.mark.parametrize("is_anew", [False, True])
+def test_a_second_list_does_not_bring_another_tokenizer_into_a_folder(without_units, checkpoint, is_anew):
+    pairs = without_units
+    tokenize(jobs_of_list(pairs.path), str(checkpoint), n_workers=1)
+    before = [pairs.units(i).read_bytes() for i in range(4)]
+    record = (pairs.folder / "units" / "tokenizer.json").read_text()
+    with pytest.raises(ValueError, match=r"tiny_tokenizer\.onnx is not known to have written"):
+        tokenize(jobs_of_list(other_list(pairs)), ONNX, n_workers=1, is_anew=is_anew)
+    assert [pairs.units(i).read_bytes() for i in range(4)] == before
+    assert (pairs.folder / "units" / "tokenizer.json").read_text() == record
+    assert tokenize(jobs_of_list(other_list(pairs)), str(checkpoint), n_workers=1)["n_written"] == 1
+
+
+def test_nothing_is_removed_before_all_recordings_are_there(pairs):
+    jobs = jobs_of_list(pairs.path)
+    pairs.answer(3).unlink()
+    before = sorted((pairs.folder / "units").iterdir())
+    with pytest.raises(ValueError, match=r"There is no recording .*3\.wav"):
+        tokenize(jobs, ONNX, n_workers=1, is_anew=True)
+    assert sorted((pairs.folder / "units").iterdir()) == before
+
+
 def run(*arguments):
     return CliRunner().invoke(app, ["data", "tokenize", *(str(a) for a in arguments), "--workers", "1"])
 

@@ -154,6 +154,13 @@ def test_what_cannot_be_pushed_is_refused_and_leaves_nothing(arguments, message,
     assert not (tmp_path / "out").exists()
 
 
+def test_nanos_own_results_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(app, ["push", "--repo", REPO, "--dry-run", "--out", "out"])
+    assert done.exit_code == 0, done.stderr
+    assert (tmp_path / "out" / "results" / RESULTS.name).read_bytes() == RESULTS.read_bytes()
+
+
 def test_a_full_folder_is_not_written_into(tmp_path):
     (tmp_path / "mine.txt").write_text("mine")
     done = CliRunner().invoke(app, ["push", "--repo", REPO, "--dry-run", "--out", str(tmp_path)])

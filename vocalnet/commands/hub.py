@@ -30,12 +30,13 @@ def push(
     """Uploads a checkpoint with a model card whose numbers come from results files."""
     import tempfile
 
+    from vocalnet.provenance import ROOT
     from vocalnet.training.hub import stage, upload
 
     if dry_run == (out is None):
         raise ValueError("--dry-run and --out FOLDER go together: the folder is what would be uploaded.")
     if results is None:
-        results = [path for path in [Path("results/eval-nano.json")] if model == "nano" and path.is_file()]
+        results = [path for path in [ROOT / "results" / "eval-nano.json"] if model == "nano" and path.is_file()]
     given = {"license": license_, "base_model": base_model, "datasets": dataset, "language": language}
     facts = {name: value for name, value in given.items() if value}
     if out is not None:

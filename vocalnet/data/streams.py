@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -42,7 +43,8 @@ class Pair:
 def pack(path: Path, out: Path, root: Path | None = None, pack_bytes: int = PACK_BYTES) -> list[Path]:
     """Copies a list and its files into packs of about `pack_bytes`; returns their .jsonl files.
 
-    A pack is there when its .jsonl file is: this is written last.
+    A pack is there when its .jsonl file is: this is written last. Packs of a list of the same name that are in `out`
+    already are replaced, all of them.
 
     Raises:
         ValueError: the list cannot be read, or a file of it is missing.
@@ -55,6 +57,7 @@ def pack(path: Path, out: Path, root: Path | None = None, pack_bytes: int = PACK
     while held is not None:
         lines, n_bytes = [], 0
         name = out / f"{path.stem}-{len(packs):06d}"
+        name.with_suffix(".jsonl").unlink(missing_ok=True)  # it tells of another .tar
         with atomic_path(name.with_suffix(".tar")) as temporary, tarfile.open(temporary, "w") as tar:
             while held is not None and n_bytes < pack_bytes:
                 number, entry = held
@@ -69,7 +72,17 @@ def pack(path: Path, out: Path, root: Path | None = None, pack_bytes: int = PACK
         with atomic_path(name.with_suffix(".jsonl")) as temporary:
             temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
         packs.append(name.with_suffix(".jsonl"))
+    for old in packs_of(out, path.stem):
+        if old not in packs:
+            old.unlink()
+            old.with_suffix(".tar").unlink(missing_ok=True)
     return packs
+
+
+def packs_of(folder: Path, name: str) -> list[Path]:
+    """Returns the .jsonl files of the packs of a list called NAME.json or NAME.jsonl, in their order."""
+    numbered = re.compile(rf"{re.escape(name)}-\d{{6,}}\.jsonl")
+    return sorted(path for path in folder.glob("*.jsonl") if numbered.fullmatch(path.name))
 
 
 def _add(tar: tarfile.TarFile, file: Path, name: str, whose: str) -> int:

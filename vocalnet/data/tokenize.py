@@ -74,23 +74,30 @@ def tokenize(
         jobs: recordings and their files of units.
         tokenizer: an .onnx file, "nano", or a checkpoint folder or hub id in our layout.
         n_workers: processes of one thread each; None: one a core.
-        is_anew: remove the units that exist first.
+        is_anew: remove the units of these recordings that exist first.
 
     Returns:
         {"n_written", "n_kept", "n_tokens" written, "failed": [{"file", "problem"}]}.
 
     Raises:
-        ValueError: there is no such tokenizer, or units exist that another one wrote.
+        ValueError: there is no such tokenizer, a recording is missing, or units would stay that another one wrote. All
+            of this is checked before anything is removed or written.
     """
     file = tokenizer_file(tokenizer)
     record = {"tokenizer": file.name, "sha256": hashlib.sha256(file.read_bytes()).hexdigest()}
-    if is_anew:
-        for _, units in jobs:
-            units.unlink(missing_ok=True)
+    missing = [recording for recording, _ in jobs if not recording.is_file()]
+    if missing:
+        raise ValueError(f"There is no recording {missing[0]} ({len(missing)} missing in all). Nothing was written.")
+    folders = {units.parent for _, units in jobs}
+    replaced = {units for _, units in jobs} if is_anew else set()
+    for folder in folders:
+        _check_folder(folder, record, replaced)
+    for units in replaced:
+        units.unlink(missing_ok=True)
+    for folder in folders:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_json(folder / RECORD, record)
     todo = [job for job in jobs if not job[1].exists()]
-    has_units = {units.parent: units.exists() for _, units in sorted(jobs, key=lambda job: job[1].exists())}
-    for folder, is_used in has_units.items():
-        _claim(folder, record, is_used)
     outcomes = list(each(functools.partial(_tokenize, tokenizer=tokenizer), todo, n_workers, "tokenising"))
     counts = [outcome for outcome in outcomes if isinstance(outcome, int)]
     failed = [(path, outcome) for (path, _), outcome in zip(todo, outcomes, strict=True) if isinstance(outcome, str)]
@@ -137,20 +144,18 @@ def open_tokenizer(tokenizer: str) -> Tokenizer:
     return run
 
 
-def _claim(folder: Path, record: dict[str, str], has_units: bool) -> None:
-    """Notes which tokenizer writes into a folder.
-
-    Raises:
-        ValueError: units that are there already are not known to be its own.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
+def _check_folder(folder: Path, record: dict[str, str], replaced: set[Path]) -> None:
+    """Raises ValueError if a folder has units, of any list, that stay and are not known to be of the tokenizer."""
     path = folder / RECORD
-    if has_units and (json.loads(path.read_text()) if path.exists() else None) != record:
+    try:
+        is_own = json.loads(path.read_text()) == record
+    except (OSError, ValueError):  # nothing is known of them
+        is_own = False
+    if not is_own and any(units not in replaced for units in folder.glob("*.npy")):
         raise ValueError(
             f"{folder} has units that {record['tokenizer']} is not known to have written. "
             "Choose another folder, or write all of them --anew."
         )
-    write_json(path, record)
 
 
 def _tokenize(job: Job, tokenizer: str) -> int | str:
