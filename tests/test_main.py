@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -240,9 +241,22 @@ def test_defaults_are_the_librarys(loads, fake_model, question):
     from vocalnet.decoder.options import DecodeOptions
 
     run("s2t", "--audio", question)
-    assert fake_model.requests[0]["options"] == DecodeOptions()
+    assert fake_model.requests[0]["options"] == fake_model.talker.default_options() == DecodeOptions()
     names = ("encoder", "vocoder", "decoder", "device", "dtype", "base_llm", "kernel")
     assert loads == [("nano", {**dict.fromkeys(names), "vocoder_backend": "native"})]
+
+
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+def test_what_is_not_given_is_the_talkers_own(loads, fake_model, question, tmp_path, monkeypatch, mask):
+    """Published weights keep their penalty and their way to count; a decoder of one token per step takes one."""
+    from vocalnet.decoder.options import DecodeOptions
+
+    own = DecodeOptions.released(1) if mask == "full" else DecodeOptions.released_streaming(1)
+    talker = SimpleNamespace(default_options={mask: own}.__getitem__, session=lambda options: None)
+    monkeypatch.setattr(type(fake_model), "talker", talker)
+    done = run("stream", "--audio", question, "--out", tmp_path / "a.wav", "--mask", mask, "--seed", "7")
+    assert done.exit_code == 0, done.stderr
+    assert fake_model.requests[0]["options"] == replace(own, seed=7)
 
 
 def test_info(monkeypatch):

@@ -10,7 +10,7 @@ import functools
 import inspect
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -67,13 +67,21 @@ class Generation:
     dtype: Dtype = None
     kernel: Annotated[str | None, typer.Option(help="plain, packed or int8 (approximate); packed on a CPU.")] = None
 
-    def options(self, **more: Any) -> DecodeOptions:
-        """Returns the decoding options; what was not given keeps the library's default."""
+    def check_options(self, **more: Any) -> None:
+        """Raises ValueError for decoding options that no model takes, before one is loaded."""
         from vocalnet.decoder.options import DecodeOptions
 
+        DecodeOptions(**self._given(), **more)
+
+    def options(self, model: Any, mask: str = "full", **more: Any) -> DecodeOptions | None:
+        """Returns the decoding options: the talker's own for that mask, but for what was given; None: no talker."""
+        if model.talker is None:
+            return None
+        return replace(model.talker.default_options(mask), **self._given(), **more)
+
+    def _given(self) -> dict[str, Any]:
         names = ("tokens_per_step", "policy", "temperature", "seed", "max_tokens")
-        given = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
-        return DecodeOptions(**given, **more)
+        return {name: value for name in names if (value := getattr(self, name)) is not None}
 
     def sound(self) -> VocoderOptions | None:
         """Returns the vocoder's options; None: the checkpoint's."""
@@ -116,8 +124,9 @@ def generating(command: Callable[..., None]) -> Callable[..., None]:
 def s2t(generation: Generation, audio: Audio, as_json: AsJson = False) -> None:
     """Answers a spoken question in text."""
     _check_question(audio)
-    options = generation.options()
-    result = generation.load().respond(audio=audio, speech=False, options=options)
+    generation.check_options()
+    model = generation.load()
+    result = model.respond(audio=audio, speech=False, options=generation.options(model))
     show({"text": result.text, "timings": result.timings, "warnings": result.warnings}, as_json)
 
 
@@ -126,8 +135,9 @@ def s2t(generation: Generation, audio: Audio, as_json: AsJson = False) -> None:
 def s2s(generation: Generation, audio: Audio, out: Out, as_json: AsJson = False) -> None:
     """Answers a spoken question in speech: a WAV file, and the text."""
     _check_question(audio, out)
-    options = generation.options()
-    result = generation.load().respond(audio=audio, options=options, **generation.speech())
+    generation.check_options()
+    model = generation.load()
+    result = model.respond(audio=audio, options=generation.options(model), **generation.speech())
     show(_save_speech(result, out), as_json)
 
 
@@ -155,7 +165,8 @@ def stream(
     """Answers as s2s does, shows the text while it comes, and tells when each chunk of sound was ready; or measures."""
     from vocalnet import files
 
-    options = generation.options(mask=mask, text_chunk=text_chunk, speech_chunk=speech_chunk)
+    chunks = {"mask": mask, "text_chunk": text_chunk, "speech_chunk": speech_chunk}
+    generation.check_options(**chunks)
     asked = streaming.Asked(audio, repeats, results)
     is_measured = audio is None or repeats is not None
     if is_measured and out is not None:
@@ -169,13 +180,15 @@ def stream(
             files.check_writable(name)
     if audio is not None:
         _check_question(audio)
+    model = generation.load()
+    options = generation.options(model, **chunks)
     if is_measured:
-        report, text = streaming.measure(generation.load(), asked, options, generation.speech())
+        report, text = streaming.measure(model, asked, options, generation.speech())
         show(report, as_json, text=text)
     else:
         assert audio is not None
         assert out is not None
-        result, times = streaming.answer(generation.load(), audio, options, generation.speech())
+        result, times = streaming.answer(model, audio, options, generation.speech())
         show({**_save_speech(result, out), **times}, as_json)
 
 
@@ -218,7 +231,8 @@ def evaluate(
     """Measures right answers, word error rates and MOS on a set of spoken questions; or runs a benchmark."""
     from vocalnet import evaluation, files
 
-    options, seed = generation.options(), generation.seed or 0
+    generation.check_options()
+    seed = generation.seed or 0
     files.check_writable(out)
     if items in benchmarks.NAMES:
         asked = benchmarks.Asked(data, n, judge_url, judge_model, judge_key_env, asr, utmos, text_only, mask)
@@ -241,7 +255,7 @@ def evaluate(
         text = f"{len(report['cells'])} cells, {len(report['skipped'])} skipped; details in {out}"
     else:
         n_speech = 100 if n_speech is None else n_speech
-        how: dict[str, Any] = {"options": options, "speech": generation.speech()}
+        how: dict[str, Any] = {"options": generation.options(model), "speech": generation.speech()}
         report = evaluation.evaluate(model, questions, seed=seed, n_speech=n_speech, **how, **outside)
         sound = {name: getattr(generation, name) for name in ("voice", "flow_steps", "flow_chunk")}
         report |= {name: value for name, value in sound.items() if value is not None}

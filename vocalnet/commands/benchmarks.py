@@ -57,7 +57,7 @@ def run(name: str, generation: Any, out: Path, asked: Asked) -> tuple[dict[str, 
     model = generation.load()
     is_spoken = model.sample_rate_hz > 0 and not asked.is_text_only
     instruments = _instruments(asked, judge, is_spoken, str(model.device))
-    options = generation.options() if is_spoken else None
+    options = generation.options(model) if is_spoken else None
     seed = generation.seed or 0
     settings = _settings(generation, model, asked.data)
     speech = generation.speech() if is_spoken else {}
