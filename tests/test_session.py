@@ -194,3 +194,25 @@ def test_closing_the_stream_cancels(tiny_model, question):
     next(stream)
     stream.close()
     assert list(stream) == []
+
+
+@pytest.mark.parametrize("n_left", [0, 1, 2])
+def test_the_oldest_turns_make_room(tiny_model, question, monkeypatch, n_left):
+    """What is left is answered as if nothing had been before it; audio goes with its turn."""
+    talk, other = tiny_model.session(), tiny_model.session()
+    for asked in ({"audio": question}, {"text": "What is it?"}, {"audio": question}):
+        talk.respond(speech=False, **asked)
+    other._messages, other._audio = talk._messages[6 - 2 * n_left :], talk._audio[2 - min(n_left, 1) :]
+    messages = [*other._messages, Message("user", user_content("", "What is two plus two?"))]
+    pieces = prompt_pieces(tiny_model.tokenizer, tiny_model.family, messages)
+    expected = other.respond(text="What is two plus two?", speech=False)
+    length = sum(map(len, [*pieces, *other._audio])) + tiny_model.parts.max_text_tokens
+    monkeypatch.setattr(tiny_model.llm.config, "max_position_embeddings", length)
+    found = talk.respond(text="What is two plus two?", speech=False)
+    assert found.text == expected.text
+    assert [warning for warning in found.warnings if warning not in expected.warnings] == [
+        "The conversation is longer than this model can follow: its oldest turns were left out."
+    ]
+    monkeypatch.setattr(tiny_model.llm.config, "max_position_embeddings", 13)
+    warnings = tiny_model.session().respond(audio=question, speech=False).warnings
+    assert any("longer than this model was made for" in warning for warning in warnings)

@@ -70,7 +70,7 @@ def text_end_embedding(llm: PreTrainedModel, tokenizer: PreTrainedTokenizerBase,
 
 def user_content(prompt: str = "", text: str | None = None) -> str:
     """Returns the content of a user turn: an optional instruction, then the audio's place (or a typed question)."""
-    body = PLACEHOLDER if text is None else text
+    body = PLACEHOLDER if text is None else text.replace(PLACEHOLDER, "")
     return f"{prompt.strip()} {body}" if prompt.strip() else body
 
 

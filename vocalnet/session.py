@@ -215,6 +215,7 @@ class Session:
         messages, audio = [*self._messages, Message("user", user_content(prompt, text))], list(self._audio)
         if samples is not None:
             audio.append(run.timed("encoder", lambda: model.adapt(model.features(samples))))
+        messages, audio = self._fitting(messages, audio, run)
         speaker = _Speaker(model, speaking, run) if speaking else None
         end = None
         for delta, state, is_end in self._answer(messages, audio, run):
@@ -245,6 +246,26 @@ class Session:
             warnings=run.warnings,
         )
         yield Finished(result, run.now())
+
+    def _fitting(self, messages: list[Message], audio: list[Tensor], run: _Run) -> tuple[list[Message], list[Tensor]]:
+        """Returns the conversation less its oldest turns, as many as leave the LLM no room for an answer."""
+        model = self.model
+        room = model.llm.config.get_text_config().max_position_embeddings - model.parts.max_text_tokens
+        n_turns = len(messages)
+        while True:
+            pieces = prompt_pieces(model.tokenizer, model.family, messages)
+            audio = audio[len(audio) - (len(pieces) - 1) :]
+            is_fit = sum(map(len, [*pieces, *audio])) <= room
+            if is_fit or len(messages) == 1:
+                break
+            messages = messages[2:]  # a question and its answer
+        if len(messages) < n_turns:
+            run.warnings.append(
+                "The conversation is longer than this model can follow: its oldest turns were left out."
+            )
+        if not is_fit:
+            run.warnings.append("The question is longer than this model was made for: the answer may be wrong.")
+        return messages, audio
 
     def _answer(self, messages: list[Message], audio: list[Tensor], run: _Run) -> Iterator[tuple[str, Tensor, bool]]:
         """Yields (new text, state (1, D) that produced the token, is the end token) of each token, greedily."""
