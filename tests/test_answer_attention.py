@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-import torch
 
 import vocalnet
 from demo.examples import EXAMPLES
@@ -29,7 +28,7 @@ def answers(nano):
 
 @pytest.mark.parametrize("mask", OPTIONS)
 def test_the_attention_of_an_answer(nano, answers, mask):
-    seen = answer_attention(nano, answers[mask], audio=AUDIO, mask=mask)
+    seen = answer_attention(nano, answers[mask], OPTIONS[mask], audio=AUDIO)
     config = nano.talker.config
     n_text, n_rows = len(seen.pieces), 1 + len(answers[mask].speech_tokens)
     assert (seen.pieces[0], seen.pieces[-1]) == (BEGIN, END)
@@ -51,14 +50,25 @@ def test_the_states_are_those_it_was_spoken_from(nano, answers, mask, monkeypatc
         return attention(talker, hidden, *rest)
 
     monkeypatch.setattr("vocalnet.attention.attention", attend)
-    answer_attention(nano, answers[mask], audio=AUDIO, mask=mask)
-    answer_attention(nano, answers[mask], text="Something else?", mask=mask)
+    answer_attention(nano, answers[mask], OPTIONS[mask], audio=AUDIO)
     assert nano.talker.generate(handed[0][None], OPTIONS[mask]).tolist() == answers[mask].speech_tokens
-    assert not torch.equal(handed[0], handed[1])
 
 
 def test_what_cannot_be_shown_says_so(nano, answers):
     with pytest.raises(ValueError, match="no text or no speech"):
-        answer_attention(nano, replace(answers["full"], text=""), audio=AUDIO)
+        answer_attention(nano, replace(answers["full"], text=""), OPTIONS["full"], audio=AUDIO)
     with pytest.raises(ValueError, match="is spoken in segments; attention is shown for up to 50"):
-        answer_attention(nano, replace(answers["full"], text="two plus two is four. " * 20), audio=AUDIO)
+        answer_attention(
+            nano, replace(answers["full"], text="two plus two is four. " * 20), OPTIONS["full"], audio=AUDIO
+        )
+
+
+def test_follow_ups_and_prompts_are_refused(nano, answers):
+    """Their states hang on what was said before, which a run does not tell."""
+    with pytest.raises(ValueError, match="do not follow from the question alone"):
+        answer_attention(nano, answers["full"], OPTIONS["full"], text="What is the opposite of hot?")
+    session = nano.session()
+    session.respond(audio=AUDIO, speech=False)
+    second = session.respond(text="And of Austria?", options=OPTIONS["full"])
+    with pytest.raises(ValueError, match="do not follow from the question alone"):
+        answer_attention(nano, second, OPTIONS["full"], text="And of Austria?")

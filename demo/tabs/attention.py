@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Literal
@@ -21,7 +21,7 @@ from demo.run_picker import Refresh, run_picker
 from demo.state import App
 from vocalnet import DecodeOptions, runs
 from vocalnet.attention import AnswerAttention, answer_attention
-from vocalnet.events import Event, Finished, Result
+from vocalnet.events import Event, Result
 from vocalnet.masks import RULES
 from vocalnet.runs import Run
 
@@ -73,23 +73,27 @@ def tab(app: App) -> Refresh:
             **{downloads[name]: gr.update(value=str(path), interactive=True) for name, path in paths.items()},
         }
 
+    def draw(views: Iterator[AnswerAttention | None], run: Run, said: str) -> Views:
+        for seen in views:
+            if seen is None:
+                yield {buttons.status: busy("Looking")}
+                continue
+            with TemporaryDirectory() as folder:
+                yield {buttons.status: render.status(said, "done"), **show(seen, run.result, Path(folder))}
+
     def look(visitor: str | None, number: int, clip: str | None, decoder: str, mask: str) -> Views:
-        audio = clip or str(EXAMPLES[number].path)
-        for run, seen in _looked(app, audio, decoder, mask):
-            if run is None or seen is None:
+        audio, model = clip or str(EXAMPLES[number].path), app.model_for(decoder)
+        for run in _answered(model, audio, mask):
+            if run is None:
                 yield {buttons.status: busy("Answering")}
                 continue
             app.visits.of(visitor).add(run)
-            with TemporaryDirectory() as folder:
-                said = render.status(f"“{run.result.text}”", "done")
-                yield {buttons.status: said, **show(seen, run.result, Path(folder))}
+            yield from draw(_looked(model, run, audio), run, f"“{run.result.text}”")
 
     def show_run(run: Run) -> Views:
-        audio = _question_of(app, run)
-        seen = answer_attention(app.model_for(run.decoder), run.result, audio=audio, mask=run.options.mask)
-        with TemporaryDirectory() as folder:
-            said = render.status(f"“{run.result.text}”, a run of {run.model}.", "done")
-            yield {buttons.status: said, **show(seen, run.result, Path(folder))}
+        model = app.model_for(run.decoder)
+        views = _looked(model, run, _question_of(model, run))
+        yield from draw(views, run, f"“{run.result.text}”, a run of {run.model}.")
 
     outputs = [heads, sizes[0], sizes[1], *downloads.values()]
     wire(app.new_stops(), buttons, look, [chosen, own, decoder, mode], outputs)
@@ -112,28 +116,37 @@ def _sizes(app: App) -> list[Any]:
     return [n_text, n_speech, C_t, C_s, rule]
 
 
-def _looked(app: App, audio: str, decoder: str, mask: str) -> Iterator[tuple[Run | None, AnswerAttention | None]]:
-    """Yields (None, None) several times a second while an answer is made, then its run and its attention."""
+def _answered(model: Any, audio: str, mask: str) -> Iterator[Run | None]:
+    """Yields None several times a second while an answer is made, then its run."""
     check_clip(audio)
-    model = app.model_for(decoder)
     mode: Literal["full", "streaming"] = "streaming" if mask == "streaming" else "full"
     options = DecodeOptions(tokens_per_step=min(DEFAULT_STEP, model.max_tokens_per_step), mask=mode)
     events: list[Event] = []
     for batch in arrivals(lambda: model.stream(audio=audio, options=options)):
         events += batch
-        yield None, None
-    assert isinstance(events[-1], Finished)
-    run = runs.record(model, events, options, words_of(audio))
-    yield run, answer_attention(model, run.result, audio=audio, mask=mask)
+        yield None
+    yield runs.record(model, events, options, words_of(audio))
 
 
-def _question_of(app: App, run: Run) -> Path:
+def _looked(model: Any, run: Run, audio: str | Path) -> Iterator[AnswerAttention | None]:
+    """Yields None several times a second while the attention of a run waits for its turn or is computed, then it."""
+
+    def compute() -> Generator[AnswerAttention, None, None]:
+        yield answer_attention(model, run.result, run.options, audio=audio)
+
+    for found in arrivals(compute):
+        yield found[0] if found else None
+        if found:
+            return
+
+
+def _question_of(model: Any, run: Run) -> Path:
     """Returns the recording of the question that a run answers.
 
     Raises:
         ValueError: the run is of other weights, or its question was not one of the examples.
     """
-    if run.revision != runs.revision(app.model):
+    if run.revision != runs.revision(model):
         raise ValueError(
             f"This run is of other weights ({run.model}, {run.revision}) than the model that is loaded. Attention is "
             "computed with the weights: choose a run of this model."
@@ -174,13 +187,18 @@ def _publish(app: App) -> None:
         outputs = [gr.JSON(label="attention"), gr.File(label="heads")]
 
     def attention(audio: str, decoder: str, mask: str) -> Views:
-        for run, seen in _looked(app, audio, decoder, mask):
-            if run is None or seen is None:
+        model = app.model_for(decoder)
+        for run in _answered(model, audio, mask):
+            if run is None:
                 yield gr.skip(), gr.skip()
                 continue
-            with TemporaryDirectory() as folder:
-                paths = write_files(seen, run.result, Path(folder))
-                yield details(seen, run.result), str(paths["attention.png"])
+            for seen in _looked(model, run, audio):
+                if seen is None:
+                    yield gr.skip(), gr.skip()
+                    continue
+                with TemporaryDirectory() as folder:
+                    paths = write_files(seen, run.result, Path(folder))
+                    yield details(seen, run.result), str(paths["attention.png"])
 
     endpoint(
         attention,

@@ -11,6 +11,7 @@ from torch import Tensor
 from vocalnet.decoder.attention import attention
 from vocalnet.decoder.backbone import Attention, Rows, attention_bias
 from vocalnet.decoder.heads import HEADS
+from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
 from vocalnet.masks import full_mask, streaming_mask
 
@@ -35,7 +36,7 @@ def test_forbidden_cells_are_exactly_zero(
     make_talker: Callable[..., Talker], texts: list[Tensor], head: str, mask: str
 ) -> None:
     talker = make_talker(head)
-    seen = attention(talker, texts[2], TOKENS, mask)
+    seen = attention(talker, texts[2], TOKENS, DecodeOptions(mask=mask))
     n_rows = 1 + len(TOKENS) // talker.head.stride
     assert seen.weights.shape == (2, 4, n_rows, 13 + n_rows)
     assert seen.text.shape == (2, 4, n_rows, 13)
@@ -47,6 +48,13 @@ def test_forbidden_cells_are_exactly_zero(
 def test_what_is_visible_is_the_papers_masks(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
     n_text, n_speech = torch.tensor([13]), torch.tensor([37])
     for name, mask in (("full", full_mask), ("streaming", streaming_mask)):
-        seen = attention(make_talker(), texts[2], TOKENS, name)
+        seen = attention(make_talker(), texts[2], TOKENS, DecodeOptions(mask=name))
         assert torch.equal(seen.visible, mask(n_text, n_speech)[0, 13:])
     assert not torch.equal(full_mask(n_text, n_speech), streaming_mask(n_text, n_speech))
+
+
+def test_the_chunks_are_those_of_the_answer(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    options = DecodeOptions(mask="streaming", text_chunk=2, speech_chunk=7)
+    seen = attention(make_talker(), texts[2], TOKENS, options)
+    expected = streaming_mask(torch.tensor([13]), torch.tensor([37]), 2, 7)[0, 13:]
+    assert torch.equal(seen.visible, expected)

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from vocalnet.decoder.backbone import Block
 from vocalnet.decoder.batch import BatchRules, collate
+from vocalnet.decoder.options import DecodeOptions
 
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
@@ -45,7 +46,7 @@ class Attention:
 
 
 @torch.inference_mode()
-def attention(talker: Talker, hidden: Tensor, speech_tokens: Tensor, mask: str = "full") -> Attention:
+def attention(talker: Talker, hidden: Tensor, speech_tokens: Tensor, options: DecodeOptions) -> Attention:
     """Returns the attention of the speech decoder's layers over one answer.
 
     Released weights are seen here as they were trained; their published inference differs from that (see the README).
@@ -54,12 +55,11 @@ def attention(talker: Talker, hidden: Tensor, speech_tokens: Tensor, mask: str =
         talker: who spoke.
         hidden: LLM states, as handed to it, (L_t - 1, D).
         speech_tokens: what it said, (n_tokens,).
-        mask: "full" or "streaming", as it was decoded.
-
-    Raises:
-        ValueError: there is no such mask.
+        options: as it was decoded; mask and chunks matter.
     """
-    batch = collate(talker, [hidden], [speech_tokens], BatchRules(mask))
+    config = options.chunked(talker.config)
+    rules = BatchRules(options.mask, chunks=(config.text_chunk, config.speech_chunk))
+    batch = collate(talker, [hidden], [speech_tokens], rules)
     rows, x, layers = batch.teacher.rows[0], batch.teacher.inputs, list[Tensor]()
     for n, layer in enumerate(talker.decoder.layers):
         block = cast(Block, layer)

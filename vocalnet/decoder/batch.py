@@ -26,12 +26,16 @@ MASKS = ("full", "streaming")
 
 @dataclass(frozen=True, slots=True)
 class BatchRules:
-    """How a batch is laid out; the arguments of `Talker.loss` of the same names."""
+    """How a batch is laid out; the arguments of `Talker.loss` of the same names.
+
+    `chunks` are C_t and C_s of the streaming mask; None: those that the talker was trained with.
+    """
 
     mask: str | Sequence[str] = "full"
     positions: str = "sample"
     mask_rule: str | None = None
     inputs: Sequence[Tensor] | None = None
+    chunks: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ def _visible(talker: Talker, n_text: Tensor, n_speech: Tensor, rules: BatchRules
         raise ValueError('mask must be "full" or "streaming", or a list with one of them per sample')
     is_streaming = torch.tensor([name == "streaming" for name in names], device=n_text.device)
     rule = rules.mask_rule or config.mask_rule
-    chunks = (config.text_chunk, config.speech_chunk)
+    chunks = rules.chunks or (config.text_chunk, config.speech_chunk)
     depths = range(1 + head.n_depths if rule == "released" else 1)
     masks = [attention_mask(n_text, n_speech, is_streaming, rule, *chunks, depth, head.stride) for depth in depths]
     return torch.stack(masks)
