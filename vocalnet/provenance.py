@@ -49,14 +49,23 @@ def cpu_model() -> str:
 
 
 def code_version() -> str:
-    """Returns the git commit, marked "-dirty" with local changes; outside a clone, the package's version."""
+    """Returns the git commit, marked "-dirty" with local changes; outside a clone, the package's version.
+
+    New results are no change: one measurement after the other is of the same code.
+    """
     if (ROOT / ".git").exists():
-        command = ["git", "-C", str(ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
         try:
-            return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+            changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".", ":(exclude)results")
+            return _git("rev-parse", "--short=12", "HEAD") + ("-dirty" if changed else "")
         except (OSError, subprocess.CalledProcessError):
             pass  # no git program, or the clone belongs to someone else: the version must do
     try:
         return f"vocalnet {importlib.metadata.version('vocalnet')}"
     except importlib.metadata.PackageNotFoundError:
         return "unknown"
+
+
+def _git(*arguments: str) -> str:
+    return subprocess.run(
+        ["git", "-C", str(ROOT), *arguments], capture_output=True, text=True, check=True
+    ).stdout.strip()
