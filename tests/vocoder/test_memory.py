@@ -34,16 +34,17 @@ def test_tensors_of_inference_mode_stay_there():
         assert spare.take(SHAPE, LIKE).is_inference()
 
 
-def test_only_so_much_is_kept(monkeypatch):
-    monkeypatch.setattr(memory, "KEPT_BYTES", SMALLEST)
+def test_what_came_last_is_kept(monkeypatch):
+    monkeypatch.setattr(memory, "KEPT_BYTES", 2 * SMALLEST)
     spare = SpareMemory()
-    kept, dropped = (spare.take(SHAPE, LIKE) for _ in range(2))
-    small = spare.take((1,), LIKE)
-    for piece in (kept, dropped, small):
+    pieces = [spare.take(shape, LIKE) for shape in (SHAPE, (1, *SHAPE), (2, *SHAPE), (3, *SHAPE), (1,))]
+    old, kept, large, too_large, small = pieces
+    for piece in (old, kept, too_large, small):
         spare.give(piece)
-    assert spare.take((1,), LIKE).data_ptr() != small.data_ptr()
-    assert spare.take(SHAPE, LIKE).data_ptr() == kept.data_ptr()
-    assert spare.take(SHAPE, LIKE).data_ptr() != dropped.data_ptr()
+    assert [spare.take(tuple(piece.shape), LIKE) is piece for piece in (kept, too_large, small)] == [True, False, False]
+    for piece in (kept, large):
+        spare.give(piece)
+    assert [spare.take(tuple(piece.shape), LIKE) is piece for piece in (old, kept, large)] == [False, False, True]
 
 
 @pytest.mark.parametrize("n_passes", [1, 7])
