@@ -6,7 +6,7 @@ token included), T = L_t + L_s, D_s talker width, M MTP modules.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,13 +22,17 @@ if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
 
 MASKS = ("full", "streaming")
+MaskRule = Callable[..., Tensor]  # as masks.attention_mask
+Masks = tuple[Tensor, list[Tensor]]  # visible (1 + M or 1, B, T, T); what attention adds, (B, 1, T, T) each
+MaskBuilder = Callable[..., Masks]  # as `build_masks`
 
 
 @dataclass(frozen=True, slots=True)
 class BatchRules:
     """How a batch is laid out; the arguments of `Talker.loss` of the same names.
 
-    `chunks` are C_t and C_s of the streaming mask; None: those that the talker was trained with.
+    `chunks` are C_t and C_s of the streaming mask; None: those that the talker was trained with. `build_masks` stands
+    in for the function below, so that it can be measured.
     """
 
     mask: str | Sequence[str] = "full"
@@ -36,6 +40,7 @@ class BatchRules:
     mask_rule: str | None = None
     inputs: Sequence[Tensor] | None = None
     chunks: tuple[int, int] | None = None
+    build_masks: MaskBuilder | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,15 +86,39 @@ def collate(talker: Talker, hidden: Sequence[Tensor], speech_tokens: Sequence[Te
     inputs = torch.cat([begin, text, speech], 1)  # (B, T, D_s)
 
     n_speech = 1 + (ends + head.stride - 1) // head.stride
-    visible = _visible(talker, n_text, n_speech, rules)
+    visible, biases = (rules.build_masks or build_masks)(talker, n_text, n_speech, rules, inputs.dtype)
     cos, sin = talker.rotation(_positions(talker, n_text, speech.shape[1], rules.positions))
-    biases = [attention_bias(_with_begin(mask)[:, None], inputs.dtype) for mask in visible]  # (B, 1, T, T) each
     rows = tuple(Rows(cos, sin, biases[min(depth, len(biases) - 1)]) for depth in range(1 + head.n_depths))
     teacher = Teacher(inputs, 1 + text.shape[1], rows)
     return Batch(teacher, tokens, ends, visible.expand(1 + head.n_depths, -1, -1, -1))
 
 
-def _visible(talker: Talker, n_text: Tensor, n_speech: Tensor, rules: BatchRules) -> Tensor:
+def build_masks(
+    talker: Talker,
+    n_text: Tensor,
+    n_speech: Tensor,
+    rules: BatchRules,
+    dtype: torch.dtype,
+    mask_rule: MaskRule = attention_mask,
+) -> Masks:
+    """Returns the masks of all depths, one where the rule gives every depth the same.
+
+    Args:
+        talker: whose config says what is not in `rules`.
+        n_text: text positions of each sample, begin included, (B,).
+        n_speech: its speech rows, (B,).
+        rules: the layout.
+        dtype: of what attention adds.
+        mask_rule: what is visible.
+
+    Raises:
+        ValueError: a mask is unknown, or there is not one per sample.
+    """
+    visible = _visible(talker, n_text, n_speech, rules, mask_rule)
+    return visible, [attention_bias(_with_begin(mask)[:, None], dtype) for mask in visible]
+
+
+def _visible(talker: Talker, n_text: Tensor, n_speech: Tensor, rules: BatchRules, mask_rule: MaskRule) -> Tensor:
     """Returns the masks of all depths, (1 + M, B, T, T), or (1, B, T, T) where the rule gives every depth the same."""
     config, head = talker.config, talker.head
     names = [rules.mask] * len(n_text) if isinstance(rules.mask, str) else list(rules.mask)
@@ -99,7 +128,7 @@ def _visible(talker: Talker, n_text: Tensor, n_speech: Tensor, rules: BatchRules
     rule = rules.mask_rule or config.mask_rule
     chunks = rules.chunks or (config.text_chunk, config.speech_chunk)
     depths = range(1 + head.n_depths if rule == "released" else 1)
-    masks = [attention_mask(n_text, n_speech, is_streaming, rule, *chunks, depth, head.stride) for depth in depths]
+    masks = [mask_rule(n_text, n_speech, is_streaming, rule, *chunks, depth, head.stride) for depth in depths]
     return torch.stack(masks)
 
 

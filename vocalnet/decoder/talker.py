@@ -17,7 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from vocalnet.adaptor import Adaptor
 from vocalnet.config import TalkerConfig
 from vocalnet.decoder.backbone import Rows, Stack, initialise, rotation
-from vocalnet.decoder.batch import Batch, BatchRules, collate
+from vocalnet.decoder.batch import Batch, BatchRules, MaskBuilder, collate
 from vocalnet.decoder.heads import HEADS
 from vocalnet.decoder.heads.contract import IGNORE, Head
 from vocalnet.decoder.keys import our_key
@@ -186,12 +186,13 @@ class Talker(nn.Module):
         speech_tokens: Sequence[Tensor],
         mask: str | Sequence[str] = "full",
         inputs: Sequence[Tensor] | None = None,
+        build_masks: MaskBuilder | None = None,
     ) -> Iterator[tuple[Tensor, Tensor]]:
         """Yields head after head the logits (n, V_s) of the rows that have a target, and these targets (n,).
 
-        For a loss that is weighted over more than one batch. Arguments as for `loss`.
+        For a loss that is weighted over more than one batch. Arguments as for `loss` and `BatchRules`.
         """
-        batch = collate(self, hidden, speech_tokens, BatchRules(mask, inputs=inputs))
+        batch = collate(self, hidden, speech_tokens, BatchRules(mask, inputs=inputs, build_masks=build_masks))
         yield from self._labelled(batch, self.head.targets(batch.tokens, batch.ends, self.config.eos_id))
 
     def _labelled(self, batch: Batch, labels: Tensor) -> Iterator[tuple[Tensor, Tensor]]:

@@ -7,25 +7,23 @@ Letters: B batch, T columns of a padded batch, L_t text positions, L_s speech ro
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from collections.abc import Sequence
+from functools import partial
 from statistics import median
 from typing import Any
-from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vocalnet.config import TalkerConfig
-from vocalnet.decoder import batch as batching
+from vocalnet.decoder.batch import BatchRules, MaskRule, Masks, build_masks
 from vocalnet.decoder.talker import Talker
 from vocalnet.masks import attention_mask, first_speech_row
 from vocalnet.provenance import provenance
+from vocalnet.training.objectives import target_sums
 
 B, ANSWER, SPEECH = 2, 60, 250  # ten seconds of speech
-MaskRule = Callable[..., Tensor]
 
 
 class Operations(TorchDispatchMode):
@@ -40,11 +38,19 @@ class Operations(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-@dataclass
-class Clock:
-    """Seconds spent on masks."""
+class TimedMasks:
+    """Builds a batch's masks by a rule (booleans, padding and attention's bias) and adds up the seconds it takes."""
 
-    seconds: float = 0.0
+    def __init__(self, rule: MaskRule) -> None:
+        self.seconds = 0.0
+        self._build = partial(build_masks, mask_rule=rule)
+
+    def __call__(self, *arguments: Any) -> Masks:
+        """Returns what `build_masks` does."""
+        began = time.perf_counter()
+        masks = self._build(*arguments)
+        self.seconds += time.perf_counter() - began
+        return masks
 
 
 def plain_mask(
@@ -73,8 +79,9 @@ def plain_mask(
 
 def count_mask_operations(talker: Talker, n_text: Sequence[int], n_speech: Sequence[int]) -> int:
     """Returns the tensor operations that a training batch's masks take."""
+    rules = BatchRules(["full", "streaming"] * (len(n_text) // 2))
     with Operations() as operations:
-        _masks(talker, torch.tensor(n_text), torch.tensor(n_speech), attention_mask)
+        build_masks(talker, torch.tensor(n_text), torch.tensor(n_speech), rules, torch.float32)
     return operations.n
 
 
@@ -115,40 +122,10 @@ def _step(
     talker: Talker, optimizer: torch.optim.Optimizer, hidden: list[Tensor], units: list[Tensor], rule: MaskRule
 ) -> tuple[float, float]:
     """Returns the seconds of a step, and those of its masks."""
-    began = time.perf_counter()
-    with _clocked(rule) as clock:
-        loss = talker.loss(hidden, units, ["full", "streaming"])
-    loss.total.backward()
+    masks, began = TimedMasks(rule), time.perf_counter()
+    sums = target_sums(talker.labelled_logits(hidden, units, ["full", "streaming"], build_masks=masks))
+    weights = torch.tensor(talker.head.weights(talker.config.loss_decay))
+    (sums["loss"] / sums["n"] * weights).sum().backward()
     optimizer.step()
     optimizer.zero_grad()
-    return time.perf_counter() - began, clock.seconds
-
-
-@contextmanager
-def _clocked(rule: MaskRule) -> Iterator[Clock]:
-    """Makes batches take their masks from `rule`, and times all about them: booleans, padding, attention's bias."""
-    clock = Clock()
-
-    def timed(work: Callable[..., Any]) -> Callable[..., Any]:
-        def measured(*arguments: Any, **more: Any) -> Any:
-            began = time.perf_counter()
-            try:
-                return work(*arguments, **more)
-            finally:
-                clock.seconds += time.perf_counter() - began
-
-        return measured
-
-    names = ("_visible", "_with_begin", "attention_bias")
-    parts: dict[str, Any] = {name: timed(getattr(batching, name)) for name in names} | {"attention_mask": rule}
-    with patch.multiple(batching, **parts):
-        yield clock
-
-
-def _masks(talker: Talker, n_text: Tensor, n_speech: Tensor, rule: MaskRule) -> Tensor:
-    """Builds a batch's masks as `decoder.batch.collate` does."""
-    rules = batching.BatchRules(["full", "streaming"] * (len(n_text) // 2))
-    with patch.multiple(batching, attention_mask=rule):
-        visible = batching._visible(talker, n_text, n_speech, rules)
-    biases = [batching.attention_bias(batching._with_begin(mask)[:, None], torch.float32) for mask in visible]
-    return torch.stack(biases)
+    return time.perf_counter() - began, masks.seconds
