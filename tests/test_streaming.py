@@ -11,7 +11,8 @@ import pytest
 import vocalnet
 from demo.examples import EXAMPLES
 from vocalnet import AudioChunk, DecodeOptions, Finished, TextDelta, VocoderOptions
-from vocalnet.streaming import lateness, measure
+from vocalnet.metrics.playback import playback
+from vocalnet.streaming import measure
 
 OPTIONS = DecodeOptions(tokens_per_step=3, max_tokens=60, min_tokens=50, mask="streaming")
 CHEAP = VocoderOptions(n_steps=1, cfg_rate=0.0)
@@ -23,8 +24,8 @@ def chunk(t_s, audio_s):
 
 def test_a_chunk_is_late_by_what_was_due_before_it():
     events = [TextDelta("a", 0.1), chunk(0.5, 1.0), chunk(1.2, 0.5), chunk(2.1, 0.5), chunk(2.4, 0.5)]
-    assert lateness(events) == pytest.approx([0.0, -0.3, 0.1, -0.1])
-    assert lateness([TextDelta("a", 0.1)]) == []
+    assert playback(events).lateness_s == pytest.approx([0.0, -0.3, 0.1, -0.1])
+    assert playback([TextDelta("a", 0.1)]).lateness_s == []
 
 
 def test_questions_take_turns_and_only_the_first_answer_is_cold(tiny_model, question):
@@ -34,7 +35,10 @@ def test_questions_take_turns_and_only_the_first_answer_is_cold(tiny_model, ques
     assert [run["question"] for run in report["runs"]] == ["b", "a", "b", "a"]
     firsts = sorted(run["first_audio_s"] for run in report["runs"])
     assert report["first_audio_s"] == report["first_audio"]["p50"] == pytest.approx((firsts[1] + firsts[2]) / 2)
-    assert report["n_chunks"] == sum(len(run["lateness_s"]) for run in report["runs"]) > 4
+    late_s = [seconds for run in report["runs"] for seconds in run["lateness_s"][1:]]  # the first is the clock's zero
+    assert report["n_chunks"] == len(late_s) > 0
+    assert report["n_late"] == sum(seconds > 0 for seconds in late_s)
+    assert report["worst_lateness_s"] == max(late_s)
     for run in report["runs"]:
         assert 0 < sum(run["stages"].values()) <= run["first_audio_s"] <= run["total_s"]
     assert report["speech"]["sound"]["n_steps"] == 1

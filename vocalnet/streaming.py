@@ -7,53 +7,40 @@ which gets the whole question: from the question's end.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from vocalnet.decoder.options import DecodeOptions
-from vocalnet.events import AudioChunk, Event, Finished, Timings
-from vocalnet.metrics.latency import real_time_factor, summarise
+from vocalnet.events import Event, Finished
+from vocalnet.metrics.latency import STAGES, first_audio_stages, real_time_factor, summarise
+from vocalnet.metrics.playback import playback
 from vocalnet.provenance import provenance
-from vocalnet.session import STAGES
 from vocalnet.vocoder.options import VocoderOptions
 
 
-def lateness(events: list[Event]) -> list[float]:
-    """Returns by how many seconds each chunk of sound comes after its playing time; below 0: so much before it.
-
-    Playing starts with the first chunk and never waits, so a late chunk does not excuse those after it.
-    """
-    chunks = [event for event in events if isinstance(event, AudioChunk)]
-    late_s, due_s = [], chunks[0].t_s if chunks else 0.0
-    for chunk in chunks:
-        late_s.append(chunk.t_s - due_s)
-        due_s += len(chunk.samples) / chunk.sample_rate_hz
-    return late_s
-
-
-def observed(question: str, events: list[Event]) -> dict[str, Any]:
+def observed(question: str, events: Sequence[Event]) -> dict[str, Any]:
     """Returns what the clock says of one answer.
 
     Raises:
         ValueError: it holds no sound.
     """
-    chunks = [event for event in events if isinstance(event, AudioChunk)]
-    if not chunks:
+    heard = playback(events)
+    if not heard.arrivals_s:
         raise ValueError(f"The answer to {question} holds no sound: there is nothing to time. Ask something else.")
-    first = next(event for event in events if isinstance(event, Timings) and "first_audio" in event.stages)
+    first = first_audio_stages(events)
     (result,) = (event.result for event in events if isinstance(event, Finished))
-    audio_s = sum(len(chunk.samples) / chunk.sample_rate_hz for chunk in chunks)
+    audio_s = sum(heard.durations_s)
     return {
         "question": question,
         "text": result.text,
         "first_text_s": result.timings["first_text"],
-        "first_audio_s": result.timings["first_audio"],
+        "first_audio_s": first["sum"],
         "total_s": result.timings["total"],
         "audio_s": audio_s,
         "real_time_factor": result.timings["total"] / audio_s,
-        "lateness_s": lateness(events),
-        "stages": {name: first.stages[name] for name in STAGES if name != "load"},  # up to the first sound
+        "lateness_s": heard.lateness_s,
+        "stages": {name: first[name] for name in STAGES},  # up to the first sound
     }
 
 
@@ -83,7 +70,7 @@ def measure(
         return observed(name, list(model.stream(audio=questions[name], options=options, **(speech or {}))))
 
     cold, *runs = [answer(number) for number in range(1 + repeats)]
-    late_s = [seconds for run in runs for seconds in run["lateness_s"]]
+    late_s = [seconds for run in runs for seconds in run["lateness_s"][1:]]  # the first is on time by definition
     firsts = [run["first_audio_s"] for run in runs]
     return {
         "repeats": repeats,
@@ -93,7 +80,7 @@ def measure(
         "real_time_factor": real_time_factor([run["total_s"] for run in runs], [run["audio_s"] for run in runs]),
         "n_chunks": len(late_s),
         "n_late": sum(seconds > 0 for seconds in late_s),
-        "worst_lateness_s": _worst(runs),
+        "worst_lateness_s": max(late_s, default=None),
         "stages": {name: statistics.median(run["stages"][name] for run in runs) for name in cold["stages"]},
         "cold": cold,
         "runs": runs,
@@ -110,8 +97,3 @@ def measure(
 def _plain(value: Any) -> Any:
     """Returns options as a dict, and a name as it is."""
     return asdict(value) if isinstance(value, VocoderOptions) else value
-
-
-def _worst(runs: list[dict[str, Any]]) -> float | None:
-    """Returns the largest lateness of any chunk but the first of its answer, None if there is no other."""
-    return max((seconds for run in runs for seconds in run["lateness_s"][1:]), default=None)

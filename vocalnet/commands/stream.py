@@ -39,7 +39,7 @@ class Asked:
 def answer(model: Any, audio: Path, options: Any, speech: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
     """Streams one answer, its text to stderr while it comes; returns the result, and times by chunk."""
     from vocalnet.events import AudioChunk, TextDelta
-    from vocalnet.streaming import lateness
+    from vocalnet.metrics.playback import playback
 
     events = []
     for event in model.stream(audio=audio, options=options, **speech):
@@ -52,7 +52,11 @@ def answer(model: Any, audio: Path, options: Any, speech: dict[str, Any]) -> tup
         for event in events
         if isinstance(event, AudioChunk)
     ]
-    times = {"first_audio_s": chunks[0]["t_s"] if chunks else None, "chunks": chunks, "lateness_s": lateness(events)}
+    times = {
+        "first_audio_s": chunks[0]["t_s"] if chunks else None,
+        "chunks": chunks,
+        "lateness_s": playback(events).lateness_s,
+    }
     return events[-1].result, times
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -21,6 +22,15 @@ class Playback:
     arrivals_s: tuple[float, ...]
     starts_s: tuple[float, ...]
     durations_s: tuple[float, ...]
+
+    @property
+    def lateness_s(self) -> list[float]:
+        """By how much each chunk comes after its playing time, had playing never waited; below 0: so much before it.
+
+        A late chunk does not excuse those after it. The first is on time by definition.
+        """
+        due_s = itertools.accumulate(self.durations_s[:-1], initial=self.arrivals_s[0]) if self.arrivals_s else ()
+        return [there - due for there, due in zip(self.arrivals_s, due_s, strict=True)]
 
     @property
     def gaps_s(self) -> list[float]:
