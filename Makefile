@@ -6,6 +6,7 @@
 #   make nano               train the default checkpoint (SCALE=smoke: a few steps of every stage)
 #   make bench              speed at nano's and the published 1B's sizes -> results/bench-*.json (about ten minutes)
 #   make space              a folder for a hub Space with nano inside -> build/space (MODEL_REPO=user/name: what it shows)
+#   make space-check        that folder, in a fresh environment without a hub, answers a question -> results/space.json
 #   make soak MINUTES=30    the app under good, bad and cancelled requests of eight programs -> results/soak.json
 #   make bench-training     a step of stage 2 and its masks, and plans of memory beside measured runs -> results/*.json
 #   make eval               the held-out questions -> results/eval-nano.json, and into the README and nano's model card
@@ -26,7 +27,7 @@ VOICES := flite espeak-ng festival festvox-kallpc16k festvox-kdlpc16k festvox-us
 SHELL := bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
-.PHONY: demo test check nano eval bench bench-training soak space
+.PHONY: demo test check nano eval bench bench-training soak space space-check
 
 demo: $(STAMPS)/requirements
 	$(PY) app.py --model nano --port $(PORT)
@@ -50,6 +51,11 @@ eval: $(STAMPS)/requirements $(STAMPS)/voices
 
 space: $(STAMPS)/requirements
 	$(PY) -m vocalnet space --out build/space $(addprefix --models ,$(MODEL_REPO))
+
+space-check: space
+	$(PYTHON) -m venv --clear build/fresh
+	build/fresh/bin/python -m pip install -q -r build/space/requirements.txt
+	$(PY) -m tests.space_check build/space --python build/fresh/bin/python --out results/space.json
 
 bench: $(STAMPS)/requirements
 	$(PY) -m vocalnet bench --preset nano --what talker --long --out results/bench-nano-talker.json

@@ -1,10 +1,6 @@
 """Serves the folder of `make space` where no model hub can be reached, and asks its page a question.
 
-In an environment that has never seen this repository:
-
-    make space
-    python3.12 -m venv build/fresh && build/fresh/bin/pip install -r build/space/requirements.txt
-    .venv/bin/python tests/space_check.py build/space --python build/fresh/bin/python
+`make space-check` runs it with the Python of an environment that has never seen this repository.
 """
 
 from __future__ import annotations
@@ -24,8 +20,12 @@ from typing import Any
 
 from gradio_client import Client, handle_file
 
+from vocalnet.files import write_json
+from vocalnet.provenance import provenance
+
 NOWHERE = "http://127.0.0.1:9"  # the discard port: every connection is refused
 START_S = 600
+CAPTURED: dict[str, Any] = {"capture_output": True, "text": True, "check": True}
 
 
 def cut_off(home: Path) -> dict[str, str]:
@@ -74,14 +74,27 @@ def ask(url: str, space: Path) -> dict[str, Any]:
     return {"text": answer["text"], "n_speech_tokens": n_tokens, "n_bytes": n_bytes}
 
 
+def check(space: Path, python: str) -> dict[str, Any]:
+    """Returns what the page of a Space answered, with which Python, after how many seconds it was up, and where."""
+    version = subprocess.run([python, "-c", "import platform; print(platform.python_version())"], **CAPTURED).stdout
+    began = time.monotonic()
+    with tempfile.TemporaryDirectory() as home, served(space, python, Path(home)) as url:
+        start_s = time.monotonic() - began
+        answer = ask(url, space)
+    return {"space": answer, "python": version.strip(), "start_s": round(start_s, 1), **provenance()}
+
+
 def main() -> int:
     """Checks one folder with one Python."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("space", type=Path)
     parser.add_argument("--python", default=sys.executable)
+    parser.add_argument("--out", type=Path, help="where the results go, JSON")
     arguments = parser.parse_args()
-    with tempfile.TemporaryDirectory() as home, served(arguments.space, arguments.python, Path(home)) as url:
-        print(ask(url, arguments.space))
+    record = check(arguments.space, arguments.python)
+    print(record["space"])
+    if arguments.out is not None:
+        write_json(arguments.out, record)
     return 0
 
 

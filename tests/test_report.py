@@ -191,3 +191,14 @@ def test_training_tables():
     cell = {"case": "stage 1, lora", "planned": 806_400_000, "measured": 823_000_000, "error": -0.0217}
     table = sections({"p": {"cells": [cell], "worst": 0.0217, "bound": 0.15, **WHERE}})["p"]
     assert "| stage 1, lora | 806 | 823 | -2.2 |" in table
+    assert "Growth of resident memory" in table
+    gpu = sections({"p": {"cells": [cell], "worst": 0.0217, "bound": 0.10, "device": "cuda", **WHERE}})["p"]
+    assert "Peak of the GPU's memory." in gpu
+
+
+def test_space_table():
+    answer = {"text": "It is Paris.", "n_speech_tokens": 31, "n_bytes": 59_000}
+    table = sections({"space": {"space": answer, "python": "3.12.1", "start_s": 12.34, **WHERE}})["space"]
+    assert "| answer | It is Paris. |" in table
+    assert "| start of the page, s | 12.3 |" in table
+    assert "Python 3.12.1" in table

@@ -299,8 +299,23 @@ def plan_tables(report: dict[str, Any]) -> dict[str, str]:
         ]
         for cell in report["cells"]
     ]
-    note = _provenance(report, "Growth of resident memory of a process of its own.")
+    is_gpu = report.get("device") == "cuda"
+    what = "Peak of the GPU's memory." if is_gpu else "Growth of resident memory of a process of its own."
+    note = _provenance(report, what)
     return {"": _table(["case", "planned, MB", "measured, MB", "error, %"], rows) + note}
+
+
+def space_tables(report: dict[str, Any]) -> dict[str, str]:
+    """Returns the table of `make space-check`: what a Space's page answered in a fresh environment."""
+    answer = report["space"]
+    rows = [
+        ["answer", answer["text"]],
+        ["speech tokens", str(answer["n_speech_tokens"])],
+        ["bytes of sound", str(answer["n_bytes"])],
+        ["start of the page, s", _number(report["start_s"], 1)],
+    ]
+    how = f"Python {report['python']}, the requirements of the folder alone, no hub within reach."
+    return {"": _table(["measure", "value"], rows) + _provenance(report, how)}
 
 
 KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key that only such a report has
@@ -311,6 +326,7 @@ KINDS: dict[str, Callable[[dict[str, Any]], dict[str, str]]] = {  # by a key tha
     "soak": soak_tables,
     "mask_operations": training_tables,
     "worst": plan_tables,
+    "space": space_tables,
     "ceilings": grid_tables,
     "right_by_topic": evaluation_tables,
     "preset": bench_tables,
