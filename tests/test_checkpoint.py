@@ -208,3 +208,13 @@ def test_a_kernel_that_cannot_be_used_is_refused_before_anything_is_read(folder)
         load(folder, kernel="fast")
     with pytest.raises(ValueError, match="int8 kernel starts from float32"):
         load(folder, kernel="int8", dtype="bfloat16", device="cpu")
+
+
+def test_sound_is_neither_loaded_nor_saved_in_half_precision(tiny_model, tmp_path):
+    tiny_model.save_pretrained(tmp_path / "model", dtype=torch.bfloat16)
+    loaded = load(tmp_path / "model", dtype="bfloat16", kernel="plain")
+    assert loaded.llm.dtype == loaded.adaptor.linear1.weight.dtype == torch.bfloat16
+    for name, part in components(tiny_model):
+        if name in ("flow", "speech_tokenizer"):
+            kept = dict(components(loaded))[name].state_dict()
+            assert all(torch.equal(kept[key], value) for key, value in part.state_dict().items())

@@ -43,6 +43,7 @@ from vocalnet.vocoder.weights import load_weights
 
 NANO = Path(__file__).parent / "nano"
 HEADS_FOLDER = "heads"
+SOUND = ("flow", "hift", "speech_tokenizer")  # components whose half precision is audible in phases and cheap to avoid
 HOW_TO_NAME = 'Name a checkpoint folder, a hub id such as "VocalNet/VocalNet-1B", or "nano".'
 HOW_TO_GIVE_VOCODER = (
     "Give a folder with CosyVoice2-0.5B's flow.pt and hift.pt: load(..., vocoder=PATH), or --vocoder PATH."
@@ -151,6 +152,9 @@ def read_talker(folder: Path, config: VocalNetConfig, name: str) -> Talker:
 def save(model: VocalNet, folder: str | Path, dtype: torch.dtype = torch.float16) -> None:
     """Writes a whole checkpoint folder; the loaded decoder becomes its own, the others its further ones.
 
+    Args:
+        dtype: of the weights on disk; those of vocoder and speech tokenizer (SOUND) are written in float32.
+
     Raises:
         ValueError: it was loaded with kernel="int8".
     """
@@ -158,7 +162,7 @@ def save(model: VocalNet, folder: str | Path, dtype: torch.dtype = torch.float16
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     for name, module in components(model):
-        save_component(folder, name, module, dtype)
+        save_component(folder, name, module, torch.float32 if name in SOUND else dtype)
     for name in model.decoders[1:]:
         assert model.talker is not None
         save_decoder(folder, name, model.shelf.take(name), model.talker.config, dtype)
@@ -220,7 +224,8 @@ def load(
         vocoder_backend: "native", or "official" for a CosyVoice checkout on the Python path.
         decoder: name of one of the checkpoint's decoders; None: its own. `with_decoder` gives the others.
         device: None: a GPU if there is one, else the CPU.
-        dtype: None: float32 on the CPU; on a GPU the published checkpoint's own, bfloat16 for ours.
+        dtype: None: float32 on the CPU; on a GPU the published checkpoint's own, bfloat16 for ours. Vocoder and speech
+            tokenizer stay in float32.
         base_llm: LLM of a published LoRA folder, a folder or a hub id; None: the one that its adapter names.
         kernel: how talker and LLM read their weights on a CPU: "plain", "packed" (the same numbers, faster) or "int8"
             (a talker of 8 bits, approximate; the LLM stays packed). Only a plain model can be moved, cast or trained.
@@ -253,11 +258,9 @@ def load(
             raise ValueError(f"{path} holds its own encoder and LLM. Leave encoder and base_llm out.")
         config = from_dict(VocalNetConfig, values, str(folder / "config.json"))
         model = _load_own(folder, config if given is None else replace(config, flow=None, hift=None), decoder)
-        nn.Module.to(model, device=device, dtype=dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
+        _place(model, device, dtype or (torch.float32 if device.type == "cpu" else torch.bfloat16))
     if given is not None:
         _attach(model, given)
-    elif isinstance(model.vocoder, Token2Wav):
-        model.vocoder.float()  # half precision is audible in phases and cheap to avoid
     card = folder / "card.json"
     model.card = json.loads(card.read_text()) if card.is_file() else {"name": str(path)}
     model.eval().requires_grad_(False)
@@ -284,6 +287,14 @@ def _load_own(folder: Path, config: VocalNetConfig, decoder: str | None) -> Voca
         model.vocoder.hift.fuse_weight_norm()
     model.shelf = Shelf(names, partial(read_talker, folder, config))
     return model
+
+
+def _place(model: VocalNet, device: torch.device, dtype: torch.dtype) -> None:
+    """Moves a model, in place; vocoder and speech tokenizer stay in float32."""
+    nn.Module.to(model, device=device)
+    for name, part in model.named_children():
+        if name not in ("vocoder", "speech_tokenizer"):
+            part.to(dtype=dtype)
 
 
 def _open_vocoder(vocoder: str | Path, backend: str, device: torch.device) -> Vocoder:
