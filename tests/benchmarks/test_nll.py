@@ -138,6 +138,9 @@ def test_bad_lists_are_sentences(tiny_model, pairs, tmp_path):
     pairs.write_text(json.dumps(entries))
     with pytest.raises(ValueError, match="Item 1: the benchmark takes one human turn and one gpt turn"):
         benchmark(tiny_model, pairs, tmp_path / "r.json")
+    np.save(tmp_path / "0.npy", np.array([3, 27]))
+    with pytest.raises(ValueError, match=r"Item 0: .*0\.npy holds speech tokens from 3 to 27; .* knows 0 to 26"):
+        benchmark(tiny_model, pairs, tmp_path / "t.json")
     (tmp_path / "0.wav").unlink()
     with pytest.raises(ValueError, match="Item 0: "):
         benchmark(tiny_model, pairs, tmp_path / "s.json")

@@ -21,8 +21,9 @@ from vocalnet import files
 from vocalnet.audio import load_audio
 from vocalnet.benchmarks.journal import Journal, digest
 from vocalnet.data.lists import read_entries
-from vocalnet.data.units import read_units
+from vocalnet.data.units import check_range, read_units
 from vocalnet.decoder.heads.contract import IGNORE
+from vocalnet.decoder.talker import Talker
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.metrics import bootstrap
 from vocalnet.model import VocalNet
@@ -86,7 +87,7 @@ def sample(model: VocalNet, entry: dict[str, Any], root: Path, mask: str) -> dic
         raise ValueError(f"Item {entry['id']}: the benchmark takes one human turn and one gpt turn.")
     try:
         features = model.features(load_audio(root / entry["speech"], model.parts.max_audio_s))
-        units = torch.from_numpy(read_units(root / entry["units"])) if "units" in entry and model.talker else None
+        units = _units(root / entry["units"], model.talker) if "units" in entry and model.talker else None
     except ValueError as error:
         raise ValueError(f"Item {entry['id']}: {error}") from error
     pieces = prompt_pieces(model.tokenizer, model.family, [Message("user", user_content())])
@@ -99,6 +100,13 @@ def sample(model: VocalNet, entry: dict[str, Any], root: Path, mask: str) -> dic
         counts = (loss.labels != IGNORE).sum((1, 2)).tolist()
         row["heads"] = [[float(mean) * count, count] for mean, count in zip(loss.heads, counts, strict=True)]
     return row
+
+
+def _units(path: Path, talker: Talker) -> torch.Tensor:
+    """Returns the speech tokens (L_s,) of a file, all of them in the talker's vocabulary."""
+    units = read_units(path)
+    check_range(units, talker.config.n_units, path)
+    return torch.from_numpy(units)
 
 
 def summary(rows: Sequence[dict[str, Any]], seed: int = 0) -> dict[str, Any]:

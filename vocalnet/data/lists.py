@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 ANSWERS_FOLDER = "answers"  # beside the folder of the units, as in nano's data
+FILES = ("speech", "units")  # keys of an entry that name a file
 RECORDINGS = (".wav", ".flac", ".mp3", ".ogg")
 _SPACE = re.compile(r"\s*")
 

@@ -22,12 +22,11 @@ import soundfile
 from torch.utils.data import IterableDataset, get_worker_info
 
 from vocalnet.audio import load_audio
-from vocalnet.data.lists import read_entries
-from vocalnet.data.units import parse_units
+from vocalnet.data.lists import FILES, read_entries
+from vocalnet.data.units import parse_units, read_units
 from vocalnet.files import atomic_path
 
 PACK_BYTES = 256 * 2**20
-FILES = ("speech", "units")
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +119,61 @@ def read_pack(jsonl: Path) -> Iterator[Pair]:
                 yield Pair(str(entry["id"]), _samples(files[0]), entry["conversations"], units)
     except (tarfile.ReadError, OSError) as error:
         raise ValueError(f"Cannot read the pack {path} ({error}). Pack or download it again.") from error
+
+
+@dataclass(frozen=True, slots=True)
+class Member:
+    """A file of a pack, read by its place, so that pairs can be asked for in any order."""
+
+    tar: Path
+    name: str
+    start: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.name} in {self.tar}"
+
+    def read(self) -> bytes:
+        """Returns its content."""
+        with self.tar.open("rb") as file:
+            file.seek(self.start)
+            return file.read(self.size)
+
+
+def packed_entries(jsonl: Path) -> list[dict[str, Any]]:
+    """Returns the entries of a pack, whose "speech" and "units" are members of its tar file.
+
+    Raises:
+        ValueError: its tar file is missing or cut, or lacks a file of an entry.
+    """
+    path = jsonl.with_suffix(".tar")
+    try:
+        with tarfile.open(path, "r:") as tar:
+            members = {member.name: Member(path, member.name, member.offset_data, member.size) for member in tar}
+    except (tarfile.ReadError, OSError) as error:
+        raise ValueError(f"Cannot read the pack {path} ({error}). Pack or download it again.") from error
+    entries = read_entries(jsonl)
+    for entry in entries:
+        missing = [entry[key] for key in FILES if key in entry and entry[key] not in members]
+        if missing:
+            raise ValueError(f"{path} lacks a file of {entry['id']!r}: {', '.join(missing)}. Pack it again.")
+        entry |= {key: members[entry[key]] for key in FILES if key in entry}
+    return entries
+
+
+def file_samples(file: Path | Member) -> np.ndarray:
+    """Returns the samples (n,) float32 at 16 kHz of a recording; errors as `load_audio`."""
+    return _samples(file.read()) if isinstance(file, Member) else load_audio(file)
+
+
+def file_units(file: Path | Member) -> np.ndarray:
+    """Returns the speech tokens of a file, int64 (n,); errors as `read_units`."""
+    return parse_units(file.read(), file.name) if isinstance(file, Member) else read_units(file)
+
+
+def file_size(file: Path | Member) -> int:
+    """Returns the size of a file in bytes."""
+    return file.size if isinstance(file, Member) else file.stat().st_size
 
 
 def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:

@@ -57,6 +57,15 @@ def parse_units(data: bytes, name: str) -> np.ndarray:
     return _read(io.BytesIO(data), Path(name))
 
 
+def check_range(units: np.ndarray, n_units: int, file: object) -> None:
+    """Raises UnitsError if a speech token of a file is none of 0 to n_units - 1."""
+    if units.min() < 0 or units.max() >= n_units:
+        raise UnitsError(
+            f"{file} holds speech tokens from {units.min()} to {units.max()}; this talker knows 0 to {n_units - 1}. "
+            "Tokenise the answers with its own tokenizer: vocalnet data tokenize"
+        )
+
+
 def save_units(path: Path, units: np.ndarray) -> None:
     """Writes speech tokens (n,) as int32; the file appears whole or not at all."""
     assert units.ndim == 1
