@@ -133,11 +133,12 @@ def test_the_plan_knows_what_saves_memory():
 
 
 def test_a_check_measures_a_run_in_its_own_process(monkeypatch):
-    monkeypatch.setattr(plan_check, "_in_its_own_process", lambda name: 10**9)
+    monkeypatch.setattr(plan_check, "_in_its_own_process", lambda name, device: 10**9)
     record = plan_check.check(["stage 1, lora"])
     cell = record["cells"][0]
     assert cell["error"] == pytest.approx(cell["planned"] / 1e9 - 1, abs=1e-4)
     assert record["worst"] == abs(cell["error"])
+    assert (record["device"], record["bound"]) == ("cpu", 0.15)
     assert {"machine", "date", "commit"} <= set(record)
 
 
@@ -145,7 +146,7 @@ def test_a_check_measures_a_run_in_its_own_process(monkeypatch):
 def test_every_case_of_the_check_runs(name, monkeypatch):
     settings = dataclasses.replace(plan_check.settings_of(plan_check.CASES[name]), batch_per_device=2, lisa_layers=1)
     monkeypatch.setattr(plan_check, "STEPS", 1)
-    plan_check.run(plan_check.sizes(32, 2), settings, Shape(0.5, 4, 8, 20))
+    plan_check.run(plan_check.sizes(32, 2), settings, Shape(0.5, 4, 8, 20), "cpu")
 
 
 def test_the_command_plans(tmp_path):
@@ -154,6 +155,13 @@ def test_the_command_plans(tmp_path):
     assert done.exit_code == 0, done.output
     assert json.loads(done.stdout.splitlines()[-1]) == json.loads(out.read_text())
     assert json.loads(out.read_text())["peak"] > 0
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_check_on_a_gpu_that_is_not_there_is_a_sentence():
+    done = CliRunner().invoke(app, ["plan", "--check", "--device", "cuda"])
+    assert done.exit_code == 2
+    assert "There is no device 'cuda' here" in done.stderr
 
 
 @pytest.mark.parametrize("rule", ["own", "paper"])

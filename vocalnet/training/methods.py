@@ -7,6 +7,7 @@ and the file of trained weights, however many devices wrote it.
 from __future__ import annotations
 
 import importlib.util
+import shutil
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -96,7 +97,10 @@ def merge(settings: Settings, weights: Path, folder: Path) -> None:
     model = prepared.objective.model
     for name, part in prepared.aside.items():
         setattr(model, name, part)
-    checkpoint.save(model, folder, named_dtype(settings.save_dtype))
+    checkpoint.save(model, folder, named_dtype(settings.save_dtype or settings.dtype))
+    for name in checkpoint.SOUND:
+        if settings.model is not None and (folder / f"{name}.safetensors").exists():  # byte for byte as it came
+            shutil.copyfile(checkpoint.resolve(settings.model) / f"{name}.safetensors", folder / f"{name}.safetensors")
 
 
 @torch.no_grad()
@@ -155,14 +159,14 @@ def _prepare_llm(model: VocalNet, settings: Settings, is_merge: bool) -> PeftMod
         quantise(model.llm)
         if is_merge:
             dequantise(model.llm)
-    config = LoraConfig(
-        r=settings.lora_rank,
-        lora_alpha=settings.lora_alpha,
-        lora_dropout=settings.lora_dropout,
-        target_modules="all-linear",
-        use_dora=settings.method == "dora",
-    )
-    return get_peft_model(model.llm, config)
+    rank, alpha, dropout = settings.lora_rank, settings.lora_alpha, settings.lora_dropout
+    return add_lora(model.llm, rank, alpha, dropout, use_dora=settings.method == "dora")
+
+
+def add_lora(llm: PreTrainedModel, rank: int, alpha: int, dropout: float, use_dora: bool = False) -> PeftModel:
+    """Puts trainable low-rank weights beside every linear layer of `llm`, in place; returns the wrapper that merges."""
+    config = LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules="all-linear", use_dora=use_dora)
+    return get_peft_model(llm, config)
 
 
 def _prepare_talker(model: VocalNet, settings: Settings) -> None:

@@ -33,12 +33,19 @@ ADAM_STATES = 2.0
 
 @dataclass(frozen=True)
 class Shape:
-    """Lengths of a sample; all samples of a batch are taken to be as long."""
+    """Lengths of a sample; all samples of a batch are taken to be as long.
+
+    Attributes:
+        audio_s: seconds of the question.
+        prompt: text tokens around the audio.
+        answer: text tokens of the answer.
+        speech: speech tokens of the answer, 25 a second.
+    """
 
     audio_s: float = 10.0
-    prompt: int = 60  # text tokens around the audio
+    prompt: int = 60
     answer: int = 120
-    speech: int = 750  # speech tokens, 25 a second
+    speech: int = 750
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,12 @@
-"""`vocalnet plan --check`: five small runs, measured as the growth of resident memory, beside what the plan says.
+"""`vocalnet plan --check`: small runs, their measured memory beside what the plan says.
 
-Each runs in a process of its own, whose memory was taken before the model was built and after a tiny run, so that
-libraries and their buffers are in it. Samples are random numbers of the planned lengths.
+On a CPU that is the growth of resident memory, on a GPU the peak of what torch allocates there. Each case runs in a
+process of its own, whose memory was taken before the model was built and after a tiny run, so that libraries and their
+buffers are in it. Samples are random numbers of the planned lengths.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import subprocess
 import sys
@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from vocalnet.checkpoint import named_dtype, usable_device
 from vocalnet.config import AdaptorConfig, EncoderConfig, TalkerConfig, VocalNetConfig
 from vocalnet.encoder import MEL_RATE_HZ
 from vocalnet.model import VocalNet
@@ -26,7 +27,7 @@ from vocalnet.training.settings import Settings
 from vocalnet.training.stage_text import train_bpe
 
 STEPS = 3
-BOUND = 0.15
+BOUNDS = {"cpu": 0.15, "cuda": 0.10}
 CASES: dict[str, dict[str, Any]] = {
     "stage 1, lora": {"stage": 1, "method": "lora", "batch_per_device": 4},
     "stage 1, full": {"stage": 1, "method": "full", "batch_per_device": 2},
@@ -38,6 +39,7 @@ CASES: dict[str, dict[str, Any]] = {
         "gradient_checkpointing": True,
     },
     "stage 2, full": {"stage": 2, "method": "full", "batch_per_device": 2},
+    "stage 1, lora, bf16": {"stage": 1, "method": "lora", "batch_per_device": 4, "dtype": "bfloat16", "bf16": True},
 }
 SHAPE = Shape(audio_s=2.0, prompt=20, answer=160, speech=300)
 
@@ -65,33 +67,48 @@ def settings_of(case: dict[str, Any]) -> Settings:
     return Settings(model="random", data="random", output="none", batch_size=batch, lora_rank=32, **case)
 
 
-def check(names: list[str] | None = None) -> dict[str, Any]:
-    """Returns planned and measured bytes of the cases, and their provenance."""
+def check(names: list[str] | None = None, device: str = "cpu") -> dict[str, Any]:
+    """Returns planned and measured bytes of the cases, and their provenance.
+
+    Raises:
+        ValueError: there is no such device, or a run could not be measured.
+    """
+    kind = usable_device(device).type
+    if kind not in BOUNDS:
+        raise ValueError(f"plan --check measures on {' or '.join(BOUNDS)}, not on {kind}.")
     cells: list[dict[str, Any]] = []
     for name in names or [*CASES]:
-        measured = _in_its_own_process(name)
+        measured = _in_its_own_process(name, kind)
         planned = plan(sizes(), settings_of(CASES[name]), SHAPE).peak
         error = planned / measured - 1
         cells.append({"case": name, "planned": planned, "measured": measured, "error": round(error, 4)})
     worst = max(abs(cell["error"]) for cell in cells)
-    return {"what": "plan", "cells": cells, "worst": worst, "bound": BOUND, **provenance(0)}
+    return {"what": "plan", "device": kind, "cells": cells, "worst": worst, "bound": BOUNDS[kind], **provenance(0)}
 
 
-def growth(name: str) -> int:
-    """Returns by how many bytes the resident memory of this process grows, at most, in a case's run."""
+def growth(name: str, device: str) -> int:
+    """Returns by how many bytes the memory that this process holds grows, at most, in a case's run."""
     torch.manual_seed(0)
     tiny = {**CASES[name], "batch_per_device": 1}
-    run(sizes(32, 2), settings_of(tiny), Shape(0.5, 4, 8, 20))
+    run(sizes(32, 2), settings_of(tiny), Shape(0.5, 4, 8, 20), device)
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        before = torch.cuda.memory_allocated()
+        run(sizes(), settings_of(CASES[name]), SHAPE, device)
+        return torch.cuda.max_memory_allocated() - before
     _reset_peak()
     before = _status("VmRSS")
-    run(sizes(), settings_of(CASES[name]), SHAPE)
+    run(sizes(), settings_of(CASES[name]), SHAPE, device)
     return _status("VmHWM") - before
 
 
-def run(config: VocalNetConfig, settings: Settings, shape: Shape) -> None:
+def run(config: VocalNetConfig, settings: Settings, shape: Shape, device: str) -> None:
     """Trains a random model for a few steps."""
     tokenizer = train_bpe(["What is two plus two?"], 300)
-    prepared = equip(VocalNet(config, tokenizer), settings)
+    with torch.device(device):
+        model = VocalNet(config, tokenizer).to(dtype=named_dtype(settings.dtype))
+    prepared = equip(model, settings)
+    del model
     prepared.aside.clear()  # a device does not hold what the stage does without
     objective = prepared.objective.train()
     optimizer = torch.optim.AdamW(prepared.trained.values(), lr=1e-4)
@@ -99,8 +116,9 @@ def run(config: VocalNetConfig, settings: Settings, shape: Shape) -> None:
     for step in range(STEPS):
         if lisa is not None:
             lisa.choose(step, optimizer)
-        sums = objective(**_batch(config, settings, shape))
-        (sums["loss"] / sums["n"] * torch.tensor(objective.heads())).sum().backward()
+        with torch.autocast(device, torch.bfloat16, enabled=settings.bf16):
+            sums = objective(**_batch(config, settings, shape))
+        (sums["loss"] / sums["n"] * sums["loss"].new_tensor(objective.heads())).sum().backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -120,16 +138,16 @@ def _batch(config: VocalNetConfig, settings: Settings, shape: Shape) -> dict[str
     }
 
 
-def _in_its_own_process(name: str) -> int:
+def _in_its_own_process(name: str, device: str) -> int:
     """Returns `growth`, with an allocator that gives large pieces back at once."""
-    code = f"import json; from vocalnet.training.plan_check import growth; print(json.dumps(growth({name!r})))"
+    code = f"from vocalnet.training.plan_check import growth; print(growth({name!r}, {device!r}))"
     root = str(Path(__file__).parents[2])
     path = os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])])
     variables = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536", "PYTHONPATH": path}
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=variables)
     if done.returncode:
         raise ValueError(f"The run {name!r} could not be measured: {done.stderr.strip().splitlines()[-1:]}")
-    return int(json.loads(done.stdout.splitlines()[-1]))
+    return int(done.stdout.splitlines()[-1])
 
 
 def _status(key: str) -> int:

@@ -13,8 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import PreTrainedModel
+from peft import PeftModel
 
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
@@ -22,16 +21,11 @@ from vocalnet.training.augment import augment
 from vocalnet.training.data import clip_lengths, has_transcript, read_clip, read_list
 from vocalnet.training.experts import prepare_experts
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.methods import add_lora
 from vocalnet.training.stage_pace import TokenReader, encode_clips
 from vocalnet.training.stage_text import TRANSCRIBE
 
 METHODS = ("lora", "experts")
-
-
-def _with_lora(llm: PreTrainedModel, rank: int, alpha: int, dropout: float) -> PeftModel:
-    """Puts trainable low-rank weights beside every linear layer of `llm`, in place; returns the wrapper that merges."""
-    layers = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
-    return get_peft_model(llm, LoraConfig(r=rank, lora_alpha=alpha, lora_dropout=dropout, target_modules=layers))
 
 
 def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
@@ -48,7 +42,7 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
         return None
     model.requires_grad_(False)
     model.adaptor.requires_grad_(True)
-    return _with_lora(model.llm, **options["lora"])
+    return add_lora(model.llm, **options["lora"])
 
 
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:

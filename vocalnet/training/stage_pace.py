@@ -16,12 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocalnet.adaptor import group_frames
-from vocalnet.encoder import CONV_STRIDE
 from vocalnet.llm import embeddings
-from vocalnet.model import VocalNet
+from vocalnet.model import VocalNet, encoder_inputs
 from vocalnet.training.augment import augment
-from vocalnet.training.data import clip_lengths, has_transcript, mel_batch, pad, read_clip, read_list
+from vocalnet.training.data import clip_lengths, has_transcript, pad, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
+from vocalnet.training.objectives import encode
 from vocalnet.training.stage_encoder import ctc_loss, text_tokens
 from vocalnet.training.stage_text import pause_id
 
@@ -70,11 +70,9 @@ class TokenReader:
 
 
 def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
-    """Returns the frozen encoder's states (T_e, D_e) of clips that fit into one window."""
+    """Returns the frozen encoder's states (T_e, D_e) of 16 kHz clips (n,)."""
     with torch.no_grad():
-        mel, lengths = mel_batch(clips, model.parts.encoder.n_mels, model.encoder.max_frames)
-        states = model.encoder(mel, lengths)
-    return [row[: (n + 1) // CONV_STRIDE] for row, n in zip(states, lengths.tolist(), strict=True)]
+        return encode(model, [encoder_inputs(clip, model.parts.encoder) for clip in clips])
 
 
 @torch.no_grad()
