@@ -36,8 +36,11 @@ def tiny_checkpoint(folder: Path, **talker: Any) -> Path:
     return folder
 
 
-def tiny_list(folder: Path, n: int = 8) -> Path:
-    """Writes clips of tones, each answered after its pitch, with speech tokens; returns the list."""
+def tiny_list(folder: Path, n: int = 14) -> Path:
+    """Writes clips of tones, each answered after its pitch, with speech tokens; returns the list.
+
+    Of 14 clips an epoch has three steps of `tiny_settings`, so that saves every two fall into the middle of one.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(0)
     entries = []
@@ -72,7 +75,6 @@ def tiny_settings(output: Path, model: Path, data: Path, **changes: Any) -> Sett
         "log_every": 1,
         "save_every": 2,
         "report_to": [],
-        "save_dtype": "float32",
     }
     return Settings(**(values | changes))
 

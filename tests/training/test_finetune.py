@@ -10,19 +10,22 @@ import signal
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from accelerate.state import AcceleratorState, PartialState
 from accelerate.utils.dataclasses import get_module_class_from_name
 from safetensors.torch import load_file
-from transformers import WhisperConfig, WhisperForConditionalGeneration
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from transformers import TrainerCallback, WhisperConfig, WhisperForConditionalGeneration
 
 import vocalnet
 from tests.training.finetuning import losses, run_ranks, start, tiny_checkpoint, tiny_list, tiny_settings
+from vocalnet.data.streams import pack
 from vocalnet.training import checkpoints
 from vocalnet.training.draws import lisa_layers, mask_name
 from vocalnet.training.examples import Order, collate
-from vocalnet.training.finetune import MERGED, examples, finetune
+from vocalnet.training.finetune import MERGED, examples, finetune, make_trainer
 from vocalnet.training.methods import fill, prepare
 from vocalnet.training.settings import METHODS, Settings, read_settings
 from vocalnet.training.trainer import TRAINED, StageTrainer
@@ -75,6 +78,13 @@ def test_a_method_lowers_the_loss_and_merges_to_what_it_computed(method, model, 
 def test_the_merged_checkpoint_answers_and_keeps_what_the_stage_did_without(model, data, question, tmp_path):
     answer = vocalnet.load(finetune(tiny_settings(tmp_path, model, data, steps=2))).respond(audio=question)
     assert answer.audio is not None
+
+
+def test_a_run_in_half_precision_leaves_the_sound_as_it_was(model, data, tmp_path):
+    merged = finetune(tiny_settings(tmp_path, model, data, dtype="bfloat16", steps=2))
+    for name in ("flow", "hift", "speech_tokenizer"):
+        assert (merged / f"{name}.safetensors").read_bytes() == (model / f"{name}.safetensors").read_bytes()
+    assert load_file(merged / "llm.safetensors")["model.norm.weight"].dtype == torch.bfloat16
 
 
 def test_qlora_merges_to_the_values_that_it_trained_with(model, data, tmp_path):
@@ -300,8 +310,68 @@ def test_pruning_keeps_the_newest_sealed_and_what_is_being_written(tmp_path):
         (tmp_path / f"checkpoint-{step}").mkdir()
         if step not in (1, 5):
             checkpoints.seal(tmp_path / f"checkpoint-{step}")
-    checkpoints.prune(tmp_path, keep=2)
+    checkpoints.prune(tmp_path / "checkpoint-4", keep=2)
     assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["checkpoint-5", "checkpoint-4", "checkpoint-3"]
+
+
+def test_damaged_checkpoints_that_are_newer_do_not_count_as_kept(tmp_path):
+    for step in (2, 4, 6, 8):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        checkpoints.seal(tmp_path / f"checkpoint-{step}")
+    for step in (6, 8):
+        (tmp_path / f"checkpoint-{step}" / "weights").write_bytes(b"more than there was")
+    checkpoints.prune(tmp_path / "checkpoint-4", keep=1)
+    assert checkpoints.newest(tmp_path).name == "checkpoint-4"
+    assert not (tmp_path / "checkpoint-2").exists()
+
+
+def test_a_resumed_run_logs_and_saves_as_often_as_its_settings_say(model, data, tmp_path):
+    finetune(tiny_settings(tmp_path, model, data, steps=6, log_every=2, save_every=2, keep=9))
+    for step in (4, 6):
+        checkpoints.remove(tmp_path / f"checkpoint-{step}")
+    finetune(tiny_settings(tmp_path, model, data, steps=6, log_every=1, save_every=3, keep=9))
+    assert losses(tmp_path, "step") == [2, 3, 4, 5, 6]
+    assert [path.name for path in checkpoints.checkpoints(tmp_path)] == ["checkpoint-6", "checkpoint-3", "checkpoint-2"]
+
+
+class SlowElsewhere(TrainerCallback):
+    """A clock by which a step lasts a second, and all that is no step a thousand."""
+
+    def __init__(self) -> None:
+        self.now_s = 0.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    def on_step_end(self, *arguments, **more) -> None:
+        self.now_s += 1
+
+    def on_train_begin(self, *arguments, **more) -> None:
+        self.now_s += 1000
+
+    on_evaluate = on_save = on_train_begin
+
+
+def test_tokens_per_second_are_those_of_the_steps(model, data, tmp_path, monkeypatch):
+    clock = SlowElsewhere()
+    monkeypatch.setattr("vocalnet.training.trainer.time", clock)
+    settings = tiny_settings(tmp_path, model, data, steps=4, dev=str(data))
+    trainer = make_trainer(settings)
+    trainer.add_callback(clock)
+    trainer.train()
+    assert clock.now_s > 4000
+    assert min(losses(tmp_path, "tokens_per_s")) > 4  # of four answers in a second
+
+
+def test_what_is_wrong_with_a_list_is_a_sentence(model, tmp_path):
+    data = tiny_list(tmp_path / "data")
+    settings = tiny_settings(tmp_path / "run", model, data, stage=2, method="full", steps=3)
+    np.save(data.parent / "3.npy", np.array([5, 27]))
+    with pytest.raises(ValueError, match=r"3\.npy holds speech tokens from 5 to 27; this talker knows 0 to 26"):
+        finetune(settings)
+    (data.parent / "5.wav").unlink()
+    with pytest.raises(ValueError, match=r"Cannot read the clip .*5\.wav: No such file.*vocalnet data validate"):
+        finetune(settings)
 
 
 def test_masks_depend_on_seed_epoch_and_sample_alone():
@@ -350,6 +420,7 @@ def test_the_order_depends_on_the_global_batch_alone():
         ({"method": "lara"}, "Available: lora"),
         ({"stage": 2, "method": "lora"}, "Available: full"),
         ({"llm": "x"}, "base LLM with its Whisper"),
+        ({"method": "experts", "dtype": "bfloat16"}, "needs bf16=true"),
         ({"attention": "fast"}, "Available: sdpa"),
         ({"save_every": 3, "log_every": 2}, "multiple of log_every"),
         ({"batch_size": 5}, "multiple of 4"),
@@ -377,6 +448,49 @@ def test_settings_come_from_yaml_arguments_and_pairs(tmp_path):
         read_settings(tmp_path / "a.yaml", {}, ["metod=lora", "data=d", "output=o"])
     with pytest.raises(ValueError, match="without data, output"):
         read_settings(tmp_path / "a.yaml", {})
+
+
+@pytest.mark.parametrize(("optimizer", "lr"), [("adafactor", 0.01), ("sgd", 1.0)])
+def test_an_optimizer_by_name_learns(optimizer, lr, model, data, tmp_path):
+    finetune(tiny_settings(tmp_path, model, data, method="full", optimizer=optimizer, lr=lr, steps=8, save_every=8))
+    assert losses(tmp_path)[-1] < losses(tmp_path)[0] - 0.15
+
+
+def test_the_log_goes_to_tensorboard_as_well(model, data, tmp_path):
+    finetune(tiny_settings(tmp_path, model, data, steps=2, report_to=None))
+    (folder,) = {path.parent for path in tmp_path.rglob("events.out.tfevents.*")}
+    written = EventAccumulator(str(folder)).Reload()
+    assert "train/entropy_head0" in written.Tags()["scalars"]
+    assert [event.value for event in written.Scalars("train/loss")] == pytest.approx(losses(tmp_path), rel=1e-6)
+
+
+def test_several_lists_are_one_each_with_its_own_folder(model, data, tmp_path):
+    second = tiny_list(tmp_path / "second", n=5)
+    pairs = [f"data=[{data}, {second}]", "stage=1", "method=lora", f"model={model}", f"output={tmp_path / 'run'}"]
+    pairs += ["steps=2", "batch_size=4", "batch_per_device=4", "log_every=1", "save_every=1", "report_to=[]"]
+    settings = read_settings(None, {}, pairs)
+    prepared = prepare(settings)
+    items = examples(prepared, settings, settings.data)
+    assert len(items) == 14 + 5
+    own = examples(prepared, settings, str(second))
+    assert torch.equal(items[0, 14 + 4]["windows"][0][0], own[0, 4]["windows"][0][0])
+    finetune(settings)
+    checkpoints.remove(tmp_path / "run" / "checkpoint-2")
+    finetune(settings)  # goes on: the same lists
+    assert len(losses(tmp_path / "run")) == 2
+
+
+def test_packs_train_as_the_list_that_they_were_made_of(model, data, tmp_path):
+    packs = pack(data, tmp_path / "packs", pack_bytes=80_000)
+    assert len(packs) > 1
+    for name, source in (("list", data), ("moved", tmp_path / "packs")):
+        finetune(tiny_settings(tmp_path / name, model, source, stage=2, method="full", steps=4))
+    checkpoints.remove(tmp_path / "moved" / "checkpoint-4")
+    finetune(tiny_settings(tmp_path / "moved", model, tmp_path / "packs", stage=2, method="full", steps=4))
+    assert losses(tmp_path / "moved") == losses(tmp_path / "list")
+    packs[0].with_suffix(".tar").write_bytes(b"cut")
+    with pytest.raises(ValueError, match="Cannot read the pack"):
+        finetune(tiny_settings(tmp_path / "cut", model, tmp_path / "packs", steps=4))
 
 
 def test_every_method_is_tried():

@@ -19,6 +19,9 @@ from vocalnet.__main__ import app
 from vocalnet.training.settings import read_settings
 
 CONFIGS = Path(finetune.__file__).parent / "configs"
+ROOT = CONFIGS.parents[1]
+PAGE = (CONFIGS.parent / "README.md").read_text()
+COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
 
 
 @pytest.mark.parametrize("path", sorted((CONFIGS / "finetune").glob("*.yaml")), ids=lambda path: path.stem)
@@ -70,16 +73,22 @@ def test_the_command_trains_and_names_the_merged_checkpoint(tmp_path, monkeypatc
     assert len(losses(tmp_path / "run")) == 2
 
 
+def test_the_pages_first_run_trains_from_a_fresh_clone(tmp_path, monkeypatch):
+    (command,) = [line for line in COMMANDS if line.startswith("python -m train.finetune")]
+    words = shlex.split(command.replace("work/tiny", str(tmp_path / "tiny")))[3:]
+    monkeypatch.chdir(ROOT)
+    monkeypatch.setattr(sys, "argv", ["finetune", *words, "steps=2", "log_every=1", "save_every=2"])
+    assert finetune.main() == 0
+    assert len(losses(tmp_path / "tiny")) == 2
+    assert (tmp_path / "tiny" / "merged" / "config.json").is_file()
+
+
 def test_wrong_input_ends_with_a_sentence(monkeypatch, capsys):
     monkeypatch.setattr(
         sys, "argv", ["finetune", "--stage", "1", "--method", "lora", "model=nano", "data=none.json", "output=x"]
     )
     assert finetune.main() == 2
     assert "none.json" in capsys.readouterr().err
-
-
-PAGE = (CONFIGS.parent / "README.md").read_text()
-COMMANDS = [line for block in re.findall(r"```\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines() if line]
 
 
 @pytest.mark.parametrize("command", [line for line in COMMANDS if "train.finetune" in line])

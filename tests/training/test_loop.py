@@ -55,10 +55,18 @@ def test_an_interrupted_write_never_replaces_a_checkpoint(tmp_path, monkeypatch)
         raise OSError("disk full")
 
     monkeypatch.setattr(torch, "save", cut_short)
-    with pytest.raises(OSError, match="disk full"):
+    with pytest.raises(ValueError, match="disk full"):
         _run(tmp_path)
     monkeypatch.undo()
     assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == 5
+
+
+def test_a_line_of_the_log_that_was_cut_is_dropped(tmp_path):
+    with pytest.raises(Killed):
+        _run(tmp_path, die_at=5)
+    with (tmp_path / "metrics.jsonl").open("a") as log:
+        log.write('{"step": 4, "tot')
+    assert _run(tmp_path)[2] == list(range(12))
 
 
 def test_an_epoch_sees_everything_once_and_lengths_are_bucketed():

@@ -41,16 +41,18 @@ def newest(folder: Path) -> Path | None:
     return next((path for path in checkpoints(folder) if is_sound(path)), None)
 
 
-def prune(folder: Path, keep: int) -> None:
-    """Removes all but the newest `keep` sealed checkpoints, and unsealed ones that are older than the newest sealed."""
-    sealed = [path for path in checkpoints(folder) if (path / SEAL).is_file()]
-    kept = set(sealed[: max(keep, 1)])
-    newest_sealed = sealed[0] if sealed else None
-    is_older = False
-    for path in checkpoints(folder):
-        if is_older and path not in kept:
+def prune(newest: Path, keep: int) -> None:
+    """Removes checkpoints that are older than `newest`, the one just sealed, but for `keep - 1` sealed ones.
+
+    Later ones are damaged, else the run would have gone on from them: they count for nothing, and are written anew when
+    the run comes to their steps.
+    """
+    every = checkpoints(newest.parent)
+    older = every[every.index(newest) + 1 :]
+    sealed = [path for path in older if (path / SEAL).is_file()]
+    for path in older:
+        if path not in sealed[: max(keep, 1) - 1]:
             remove(path)
-        is_older = is_older or path == newest_sealed
 
 
 def remove(checkpoint: Path) -> None:

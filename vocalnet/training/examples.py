@@ -8,16 +8,15 @@ Letters: n_mels mel bands, T_a frames of a window, L_s speech tokens.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch.utils.data import Dataset, Sampler
 from transformers import PreTrainedTokenizerBase
 
-from vocalnet.audio import load_audio
 from vocalnet.config import EncoderConfig, TalkerConfig
-from vocalnet.data.units import read_units
+from vocalnet.data.streams import file_samples, file_size, file_units
+from vocalnet.data.units import check_range
 from vocalnet.llm import Message, prompt_pieces
 from vocalnet.model import VocalNet, encoder_inputs
 from vocalnet.tokens import PLACEHOLDER, Family
@@ -31,21 +30,25 @@ Batch = dict[str, list[Any]]
 
 
 class Examples(Dataset[dict[str, Any]]):
-    """The samples of one list."""
+    """The samples of lists."""
 
     def __init__(
         self,
         entries: Sequence[dict[str, Any]],
-        root: Path,
         model: VocalNet,
         settings: Settings,
     ) -> None:
         """Takes what is needed of the model: tokenizer, prompts and sizes; none of its weights.
 
+        Args:
+            entries: of lists in the released format, their files as whole Paths, or as Members of packs.
+            model: of the stage.
+            settings: of the run.
+
         Raises:
             ValueError: an entry has no answer, or not exactly one place for its audio.
         """
-        self.entries, self.root, self.settings = entries, root, settings
+        self.entries, self.settings = entries, settings
         self.tokenizer: PreTrainedTokenizerBase = model.tokenizer
         self.family: Family = model.family
         self.encoder: EncoderConfig = model.parts.encoder
@@ -57,7 +60,14 @@ class Examples(Dataset[dict[str, Any]]):
         return len(self.entries)
 
     def __getitem__(self, place: tuple[int, int]) -> dict[str, Any]:
-        """Returns the sample at (epoch, index)."""
+        """Returns the sample at (epoch, index).
+
+        {"id", "windows": (mel (n_mels, T_a), number of its encoder states) of each window of the clip, "prompt": token
+        ids of the pieces around the audio, "answer": token ids}, for stage 2 also what `_speech` returns.
+
+        Raises:
+            ValueError: a file cannot be used.
+        """
         epoch, index = place
         entry = self.entries[index]
         name = str(entry["id"])
@@ -65,20 +75,19 @@ class Examples(Dataset[dict[str, Any]]):
         messages = [Message(ROLES[turn["from"]], turn["value"]) for turn in before]
         sample = {
             "id": name,
-            "windows": encoder_inputs(load_audio(self.root / entry["speech"]), self.encoder),
+            "windows": encoder_inputs(file_samples(entry["speech"]), self.encoder),
             "prompt": prompt_pieces(self.tokenizer, self.family, messages),
             "answer": self.tokenizer.encode(last["value"], add_special_tokens=False),
         }
         return sample | (self._speech(entry, name, epoch) if self.settings.stage == 2 else {})
 
     def _speech(self, entry: dict[str, Any], name: str, epoch: int) -> dict[str, Any]:
-        """Returns speech tokens (L_s,), what enters in their place, and the sample's mask."""
+        """Returns {"units": speech tokens (L_s,), "inputs": what enters in their place (L_s,), "mask": of MASKS}."""
         assert self.talker is not None
         settings = self.settings
-        path = self.root / entry["units"]
-        units = torch.from_numpy(read_units(path))  # (L_s,)
-        if int(units.min()) < 0 or int(units.max()) >= self.talker.n_units:
-            raise ValueError(f"{path}: this talker's speech tokens are 0 to {self.talker.n_units - 1}.")
+        spoken = file_units(entry["units"])
+        check_range(spoken, self.talker.n_units, entry["units"])
+        units = torch.from_numpy(spoken)  # (L_s,)
         if settings.dedup:
             units = torch.unique_consecutive(units)
         draws = generator(settings.seed, epoch, name, "corrupt")
@@ -87,8 +96,17 @@ class Examples(Dataset[dict[str, Any]]):
         return {"units": units, "inputs": inputs, "mask": mask}
 
     def sizes(self) -> list[int]:
-        """Returns a size of every sample's clip, for batches of similar ones; only its file is looked at."""
-        return [(self.root / entry["speech"]).stat().st_size for entry in self.entries]
+        """Returns a size of every sample's clip, for batches of similar ones; only its file is looked at.
+
+        Raises:
+            ValueError: a clip is missing.
+        """
+        try:
+            return [file_size(entry["speech"]) for entry in self.entries]
+        except OSError as error:
+            raise ValueError(
+                f"Cannot read the clip {error.filename}: {error.strerror}. Run: vocalnet data validate"
+            ) from error
 
 
 def _check(entry: dict[str, Any], is_spoken: bool) -> None:
@@ -106,7 +124,7 @@ def _check(entry: dict[str, Any], is_spoken: bool) -> None:
 
 
 def collate(samples: Sequence[dict[str, Any]]) -> Batch:
-    """Turns samples into a batch: a list for each of their values."""
+    """Returns a batch of B samples: under each of their keys a list of B values; nothing is padded here."""
     return {key: [sample[key] for sample in samples] for key in samples[0]}
 
 

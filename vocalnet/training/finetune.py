@@ -9,12 +9,15 @@ OUTPUT/trained.safetensors, OUTPUT/merged/   the end: trained weights, and a che
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
-from vocalnet.data.lists import read_entries
+from vocalnet.data.lists import FILES, read_entries
+from vocalnet.data.streams import packed_entries
 from vocalnet.files import write_json
 from vocalnet.training import checkpoints
 from vocalnet.training.examples import Examples
@@ -24,7 +27,17 @@ from vocalnet.training.settings import Settings
 from vocalnet.training.trainer import TRAINED, StageTrainer
 
 MERGED = "merged"
-FREE = {"batch_per_device", "workers", "log_every", "save_every", "keep", "report_to", "save_dtype", "dev", "output"}
+MAY_CHANGE = {
+    "batch_per_device",
+    "workers",
+    "log_every",
+    "save_every",
+    "keep",
+    "report_to",
+    "save_dtype",
+    "dev",
+    "output",
+}
 
 
 def finetune(settings: Settings) -> Path:
@@ -65,22 +78,35 @@ def make_trainer(settings: Settings) -> StageTrainer:
     return trainer
 
 
-def examples(prepared: Prepared, settings: Settings, path: str) -> Examples:
-    """Returns the samples of a list for a stage."""
-    root = Path(path).parent if settings.root is None else Path(settings.root)
-    return Examples(read_entries(path), root, prepared.objective.model, settings)
+def examples(prepared: Prepared, settings: Settings, lists: str | Sequence[str]) -> Examples:
+    """Returns the samples of one list or several for a stage."""
+    names = [lists] if isinstance(lists, str) else lists
+    entries = [entry for name in names for entry in _entries(Path(name), settings.root)]
+    return Examples(entries, prepared.objective.model, settings)
+
+
+def _entries(path: Path, root: str | None) -> list[dict[str, Any]]:
+    """Returns the entries of a list or of a folder of packs, each file of them as a Path or a Member."""
+    if path.is_dir():
+        packs = sorted(pack for pack in path.glob("*.jsonl") if pack.with_suffix(".tar").is_file())
+        if not packs:
+            raise ValueError(f"{path} holds no packs (.jsonl with .tar). Name a list, or run: vocalnet data pack")
+        return [entry for pack in packs for entry in packed_entries(pack)]
+    folder = path.parent if root is None else Path(root)
+    return [entry | {key: folder / entry[key] for key in FILES if key in entry} for entry in read_entries(path)]
 
 
 def claim(settings: Settings, is_main: bool) -> None:
     """Writes the settings into the output folder, or checks that a run there is of the same ones.
 
-    What only says how a run is carried out (FREE) may change. The main process writes.
+    What only says how a run is carried out may change. The main process writes.
 
     Raises:
         ValueError: they differ.
     """
     path = settings.folder / "settings.json"
-    values = {key: value for key, value in settings.to_dict().items() if key not in FREE}
+    written = json.loads(json.dumps(settings.to_dict()))  # as it comes back from a file
+    values = {key: value for key, value in written.items() if key not in MAY_CHANGE}
     if path.exists():
         old = json.loads(path.read_text())
         changed = sorted(key for key in values if old.get(key) != values[key])

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -18,6 +17,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
+
+from vocalnet.files import atomic_path
 
 Losses = dict[str, Tensor]
 
@@ -80,17 +81,19 @@ def batch_order(
     return batch
 
 
-def _save_state(path: Path, state: dict) -> None:
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
-
-
-def _truncate_log(path: Path, step: int) -> None:
-    """Drops log lines of steps that will be repeated."""
-    if path.exists():
-        kept = [line for line in path.read_text().splitlines() if json.loads(line)["step"] < step]
-        path.write_text("".join(line + "\n" for line in kept))
+def cut_log(path: Path, last_step: int) -> None:
+    """Drops the lines of a log (JSON, each with its "step") that come after a step, and one that was cut by a kill."""
+    if not path.exists():
+        return
+    kept = []
+    for line in path.read_text().split("\n"):
+        try:
+            is_kept = json.loads(line)["step"] <= last_step
+        except ValueError:  # empty, or cut
+            is_kept = False
+        kept += [f"{line}\n"] if is_kept else []
+    with atomic_path(path) as temporary:
+        temporary.write_text("".join(kept))
 
 
 def train(
@@ -106,9 +109,16 @@ def train(
 
     Args:
         modules: what is trained and checkpointed, by name.
-        losses: returns the losses of one step by name; "total" is minimised, the others are logged.
+        losses: returns the losses of one step by name, scalars; "total" is minimised, all are logged. Its draws are to
+            come from the generator.
+        config: steps, learning rate and the like.
         folder: takes `state.pt` (resume) and `metrics.jsonl`; a finished stage is recognised there and not repeated.
+        seed: of every step's draws, dropout included.
         evaluate: returns figures of a dev set, logged every `eval_every` steps and at the end.
+        eval_every: 0: at the end alone, and there only with `evaluate` and a number above 0.
+
+    Raises:
+        ValueError: the folder cannot be written.
     """
     folder.mkdir(parents=True, exist_ok=True)
     every = nn.ModuleDict(modules)
@@ -121,11 +131,12 @@ def train(
         every.load_state_dict(state["modules"])
         optimizer.load_state_dict(state["optimizer"])
         averaged, start = [value.detach() for value in state["averaged"]], state["step"]
-    _truncate_log(log_path, start)
+    cut_log(log_path, start - 1)
 
     def save(step: int) -> None:
         state = {"modules": every.state_dict(), "optimizer": optimizer.state_dict(), "averaged": averaged, "step": step}
-        _save_state(state_path, state)
+        with atomic_path(state_path) as temporary:
+            torch.save(state, temporary)
 
     saved_at = began = time.monotonic()
     with log_path.open("a") as log, tqdm(initial=start, total=config.steps, desc=folder.name, mininterval=5) as bar:

@@ -61,7 +61,11 @@ def encode(model: VocalNet, clips: Sequence[Sequence[tuple[Tensor, int]]]) -> li
 
 
 class Objective(nn.Module):
-    """What both stages share. Batches are those of `examples.collate`."""
+    """What both stages share.
+
+    Batches are those of `examples.collate`: under each key of a sample ("windows", "prompt", "answer"; for stage 2 also
+    "units", "inputs", "mask") a list of B values, as `Examples.__getitem__` describes them.
+    """
 
     def __init__(self, model: VocalNet) -> None:
         super().__init__()
@@ -117,7 +121,7 @@ class Alignment(Objective):
         self.model.llm.gradient_checkpointing_enable(gradient_checkpointing_kwargs=options)
 
     def forward(self, **batch: Any) -> Sums:
-        """Returns the sums over a batch's answer tokens."""
+        """Returns the sums over a batch's answer tokens, (1,) each; keys of the batch: windows, prompt, answer."""
         model = self.model
         produced = model.produced_states(self.features(batch), batch["prompt"], batch["answer"])
         return target_sums([model.answer_logits(produced, batch["answer"])])
@@ -148,7 +152,13 @@ class Speech(Objective):
                 block.forward = _again_in_backward(block.forward)  # type: ignore[method-assign]
 
     def forward(self, **batch: Any) -> Sums:
-        """Returns the sums over a batch's speech tokens; each sample has the mask that `examples` drew for it."""
+        """Returns the sums over a batch's speech tokens, (K,) each; each sample has the mask that was drawn for it.
+
+        Keys of the batch: windows, prompt, answer, units, inputs, mask.
+
+        Raises:
+            ValueError: a mask is unknown, or "inputs" and "units" of a sample differ in length.
+        """
         model = self.model
         assert model.talker is not None
         with torch.no_grad():

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib.util
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,14 +27,14 @@ class Settings:
 
     stage: int
     method: str
-    data: str  # a list in the released format, .json or .jsonl
+    data: str | Sequence[str]  # a list in the released format, or a folder of packs of it; or several
     output: str  # checkpoints, log and the merged model
     model: str | None = None  # a checkpoint that is trained on: "nano", a folder or a hub id
     llm: str | None = None  # instead: a base LLM, folder or hub id, ...
     encoder: str | None = None  # ... with a Whisper
     family: str = "generic"  # ... prompted as this row of tokens.FAMILIES
-    root: str | None = None  # folder that the list's paths start from; None: the list's own
-    dev: str | None = None  # a list to measure on
+    root: str | None = None  # folder that the paths in lists start from; None: each list's own
+    dev: str | Sequence[str] | None = None  # a list to measure on, or several
     seed: int = 1
     # stage 1
     lora_rank: int = 64
@@ -70,7 +70,7 @@ class Settings:
     save_every: int = 500
     keep: int = 2  # checkpoints
     report_to: list[str] | None = None  # tensorboard, trackio, wandb, ...; None: TensorBoard where it is installed
-    save_dtype: str = "float16"  # of the merged model
+    save_dtype: str | None = None  # of the merged model; None: dtype. Vocoder and speech tokenizer stay as they are
 
     def __post_init__(self) -> None:
         if self.stage not in METHODS:
@@ -84,6 +84,8 @@ class Settings:
             )
         if self.attention not in ATTENTION:
             raise ValueError(f"Unknown attention {self.attention!r}. Available: {', '.join(ATTENTION)}.")
+        if self.method == "experts" and self.dtype != "float32" and not self.bf16:
+            raise ValueError(f"method=experts with dtype={self.dtype} needs bf16=true: the experts train in float32.")
         if self.save_every % self.log_every:
             raise ValueError(
                 f"save_every={self.save_every} must be a multiple of log_every={self.log_every}, so that a resumed run "
@@ -152,4 +154,5 @@ def _typed(key: str, value: str) -> Any:
             return float(value)
         except ValueError:
             raise ValueError(f"{key}={value} is not a number.") from None
-    return value if kinds.get(key, "").startswith("str") else yaml.safe_load(value)
+    is_text = kinds.get(key, "").startswith("str") and not (key in ("data", "dev") and value.startswith("["))
+    return value if is_text else yaml.safe_load(value)

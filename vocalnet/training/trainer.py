@@ -27,6 +27,7 @@ from vocalnet.provenance import peak_memory_mb
 from vocalnet.training import checkpoints
 from vocalnet.training.draws import integer
 from vocalnet.training.examples import Examples, Order, collate
+from vocalnet.training.loop import cut_log
 from vocalnet.training.methods import Prepared, fill
 from vocalnet.training.objectives import Objective, Sums
 from vocalnet.training.settings import Settings
@@ -53,7 +54,7 @@ class StageTrainer(Trainer):
         self.objective: Objective = prepared.objective
         self.trained = prepared.trained  # all of them: LISA freezes most later
         self._window: list[Sums] = []  # sums of the steps since the last line of the log
-        self._window_began = time.monotonic()
+        self._window_began = 0.0  # when its first step did, so that start-up, evaluation and saving are left out
         self._place = (-1, 0)  # step, and batch within it
         super().__init__(
             model=prepared.objective,
@@ -61,7 +62,7 @@ class StageTrainer(Trainer):
             data_collator=collate,
             train_dataset=train,
             eval_dataset=dev,
-            callbacks=[MetricsFile(settings.folder / METRICS), *callbacks],
+            callbacks=[EpochOfOrder(), OwnIntervals(), MetricsFile(settings.folder / METRICS), *callbacks],
         )
         self.head_weights = torch.tensor(self.objective.heads(), device=self.args.device)
 
@@ -93,6 +94,8 @@ class StageTrainer(Trainer):
         """Seeds the draws of dropout with (seed, step, batch within it, rank), then goes on as usual."""
         step, batch = self.state.global_step, self._place[1] + 1
         self._place = (step, batch if step == self._place[0] else 0)
+        if not self._window:
+            self._window_began = time.monotonic()
         torch.manual_seed(integer(self.settings.seed, *self._place, self.args.process_index))
         return super().training_step(model, inputs, num_items_in_batch)
 
@@ -133,7 +136,7 @@ class StageTrainer(Trainer):
         self.accelerator.wait_for_everyone()
         if self.is_world_process_zero():
             checkpoints.seal(folder)
-            checkpoints.prune(self.settings.folder, self.settings.keep)
+            checkpoints.prune(folder, self.settings.keep)
 
     def _save(self, output_dir: str | None = None, state_dict: dict | None = None) -> None:
         """Writes the trained weights alone; `state_dict`: those of a sharded model, gathered."""
@@ -176,7 +179,7 @@ class StageTrainer(Trainer):
             logs |= self._means(self._window)
             logs["tokens_per_s"] = float(self.accelerator.reduce(n_tokens, "sum")) / elapsed_s
             logs["memory_gb"] = _peak_memory_gb(self.args.device)
-            self._window, self._window_began = [], time.monotonic()
+            self._window = []
         super().log(logs, start_time)
 
     def _means(self, parts: Sequence[Sums]) -> dict[str, float]:
@@ -188,30 +191,42 @@ class StageTrainer(Trainer):
         return values | {"total": float((means["loss"] * self.head_weights).sum())}
 
 
-class MetricsFile(TrainerCallback):
-    """Writes every line of the log as JSON; a resumed run first drops the lines of steps that it will repeat."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
+class EpochOfOrder(TrainerCallback):
+    """Tells the order of samples which epoch it is, resumed ones included."""
 
     def on_epoch_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Tells the order of samples which epoch it is, resumed ones included."""
+        """Finds the order under what accelerate and the loader put around it."""
         loader: Any = kwargs["train_dataloader"]
         sampler = loader.batch_sampler
         while not isinstance(sampler, Order):
             sampler = getattr(sampler, "batch_sampler", None) or sampler.sampler
         sampler.set_epoch(int(state.epoch or 0))
 
+
+class OwnIntervals(TrainerCallback):
+    """Logs, measures and saves as often as the settings say: a resumed run would go on as its checkpoint says."""
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Puts the settings' intervals in place of those that came with the checkpoint."""
+        state.compute_steps(args, state.max_steps)
+
+
+class MetricsFile(TrainerCallback):
+    """Writes every line of the log as JSON; a resumed run first drops the lines of steps that it will repeat."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Cuts the file back to the step that the run goes on from."""
-        if state.is_world_process_zero and self.path.exists():
-            kept = [line for line in self.path.read_text().splitlines() if _is_before(line, state.global_step)]
-            with atomic_path(self.path) as temporary:
-                temporary.write_text("".join(f"{line}\n" for line in kept))
+        if state.is_world_process_zero:
+            cut_log(self.path, state.global_step)
 
     def on_log(
         self,
@@ -267,14 +282,6 @@ def training_arguments(settings: Settings, has_dev: bool = False) -> TrainingArg
         raise ValueError(f"These settings do not run here: {error}") from error
     arguments.gradient_accumulation_steps = settings.accumulation(arguments.world_size)
     return arguments
-
-
-def _is_before(line: str, step: int) -> bool:
-    """Says whether a line of the log is whole and of a step up to `step`."""
-    try:
-        return json.loads(line)["step"] <= step
-    except json.JSONDecodeError:  # cut short when the run was killed
-        return False
 
 
 def _peak_memory_gb(device: torch.device) -> float:
