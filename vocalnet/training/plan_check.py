@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from vocalnet.checkpoint import named_dtype, usable_device
 from vocalnet.config import AdaptorConfig, EncoderConfig, TalkerConfig, VocalNetConfig
@@ -106,7 +107,7 @@ def run(config: VocalNetConfig, settings: Settings, shape: Shape, device: str) -
     """Trains a random model for a few steps."""
     tokenizer = train_bpe(["What is two plus two?"], 300)
     with torch.device(device):
-        model = VocalNet(config, tokenizer).to(dtype=named_dtype(settings.dtype))
+        model = nn.Module.to(VocalNet(config, tokenizer), dtype=named_dtype(settings.dtype))
     prepared = equip(model, settings)
     del model
     prepared.aside.clear()  # a device does not hold what the stage does without
