@@ -12,7 +12,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import AbstractContextManager, closing, nullcontext
+from contextlib import closing, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from vocalnet.events import Result
 
 TICK_S = 0.15
 MAX_ANSWER_S = 300.0  # waiting for its turns included
+TOO_BUSY = f"The model was busy for {MAX_ANSWER_S / 60:.0f} minutes. Ask again later."
 TOO_LONG = f"The answer took longer than {MAX_ANSWER_S / 60:.0f} minutes and was stopped. Ask something shorter."
 _NOTHING = object()  # after the last item
 UNEXPECTED = "Something went wrong on the server; the details are in its log."
@@ -67,7 +68,7 @@ def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
 
 
 def arrivals(
-    make: Callable[[], Generator[Any, None, None]], is_calm: bool = False, has_model: bool = True
+    make: Callable[[], Generator[Any, None, None]], is_alone: bool = False, has_model: bool = True
 ) -> Generator[list[Any], None, None]:
     """Yields what a generator gives, pulled in a worker thread: all that has come, at least every `TICK_S` seconds.
 
@@ -75,7 +76,7 @@ def arrivals(
 
     Args:
         make: makes the generator, in the worker.
-        is_calm: it measures: also at most every `TICK_S` seconds, since drawing takes the interpreter from the worker,
+        is_alone: it measures: also at most every `TICK_S` seconds, since drawing takes the interpreter from the worker,
             with the device to itself, and for as long as it takes.
         has_model: its items are computed, in turns with those of other jobs, and end after `MAX_ANSWER_S`.
 
@@ -83,26 +84,35 @@ def arrivals(
         ValueError: it took too long, or the server is shutting down.
     """
     inbox: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    is_closed = threading.Event()
-    whole, each = (TURNS.turn, nullcontext) if is_calm else (nullcontext, TURNS.turn if has_model else nullcontext)
+    has_begun, is_closed = threading.Event(), threading.Event()
+    whole, each = (TURNS.turn, nullcontext) if is_alone else (nullcontext, TURNS.turn if has_model else nullcontext)
+
+    def next_item(items: Iterator[Any]) -> Any:
+        """Returns the next item, computed when it is its turn; `_NOTHING` after the last, or when nobody waits."""
+        if is_closed.is_set():
+            return _NOTHING
+        with each():
+            has_begun.set()
+            return _NOTHING if is_closed.is_set() else next(items, _NOTHING)
 
     def pull() -> None:
         try:
-            with TURNS.job(), whole(), closing(make()) as items:
-                while (item := _next(items, each)) is not _NOTHING:
-                    inbox.put(item)
-                    if is_closed.is_set():
-                        return
+            with TURNS.job(), whole():
+                if is_closed.is_set():  # while it waited
+                    return
+                with closing(make()) as items:
+                    while (item := next_item(items)) is not _NOTHING:
+                        inbox.put(item)
             inbox.put(_End())
         except Exception as error:  # handed to the reader of the inbox, who raises it
             inbox.put(_End(error))
 
-    deadline_s = time.monotonic() + (MAX_ANSWER_S if has_model and not is_calm else float("inf"))
+    deadline_s = time.monotonic() + (MAX_ANSWER_S if has_model and not is_alone else float("inf"))
     threading.Thread(target=pull, name="answer", daemon=True).start()
     has_finished = False
     try:
         while True:
-            if is_calm:
+            if is_alone:
                 time.sleep(TICK_S)
             items = _arrived(inbox)
             end = items.pop() if items and isinstance(items[-1], _End) else None
@@ -116,15 +126,9 @@ def arrivals(
             if TURNS.is_closing:
                 raise ValueError(CLOSING)
             if time.monotonic() > deadline_s:
-                raise ValueError(TOO_LONG)
+                raise ValueError(TOO_LONG if has_begun.is_set() else TOO_BUSY)
     finally:
         is_closed.set()
-
-
-def _next(items: Iterator[Any], turn: Callable[[], AbstractContextManager[None]]) -> Any:
-    """Returns the next item, computed when it is its turn, or `_NOTHING` after the last."""
-    with turn():
-        return next(items, _NOTHING)
 
 
 @dataclass(frozen=True)

@@ -6,16 +6,7 @@ let seen = null; // Uint8Array, [row][text]
 let chosen = [0, 0];
 let row = 0;
 
-const find = (name) => element.querySelector(`[data-part="${name}"]`);
-const make = (tag, name, text) => {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
-const bytes = (text) => Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
 const at = (layer, head, r, t) => weights[((layer * value.n_heads + head) * value.n_rows + r) * value.pieces.length + t];
-const percent = (share) => (share === 0 ? "0" : share < 0.001 ? "< 0.1 %" : `${(100 * share).toFixed(1)} %`);
 
 function paint(canvas, layer, head, width, height) {
   const [n, m] = [value.n_rows, value.pieces.length];
@@ -87,8 +78,8 @@ function show() {
   value = props.value;
   element.hidden = !value;
   if (!value) return;
-  weights = new Float32Array(bytes(value.weights).buffer);
-  seen = bytes(value.visible);
+  weights = new Float32Array(bytesOf(value.weights).buffer);
+  seen = bytesOf(value.visible);
   const best = value.scores.flatMap((heads, layer) => heads.map((score, head) => [score, layer, head]))
     .sort((a, b) => b[0] - a[0])[0];
   chosen = [best[1], best[2]];

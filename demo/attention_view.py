@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 import torch
 
+from demo.scripts import script
 from vocalnet.attention import AnswerAttention
 from vocalnet.masks import full_mask, streaming_mask
 
-FOLDER = Path(__file__).parent
-MASKS_SCRIPT, HEADS_SCRIPT = ((FOLDER / name).read_text() for name in ("masks.js", "attention.js"))
 MASK_NAMES = ("Non-streaming (Eq. 2)", "Streaming (Eq. 3)")
 TOKENS_PER_S = 25.0
 MASKS = """
@@ -47,12 +45,12 @@ HEADS = """
 def masks_view(value: dict[str, Any]) -> gr.HTML:
     """Lays out both masks and the row inspector; its values are those of `masks_value`."""
     figures = "".join(MASK.format(name=name, n=n) for n, name in enumerate(MASK_NAMES))
-    return gr.HTML(value=value, html_template=MASKS.format(figures=figures), js_on_load=MASKS_SCRIPT)
+    return gr.HTML(value=value, html_template=MASKS.format(figures=figures), js_on_load=script("masks.js"))
 
 
 def heads_view() -> gr.HTML:
     """Lays out the attention of an answer; its values are those of `heads_value`."""
-    return gr.HTML(value=None, html_template=HEADS, js_on_load=HEADS_SCRIPT)
+    return gr.HTML(value=None, html_template=HEADS, js_on_load=script("attention.js"))
 
 
 def masks_value(n_text: int, n_speech: int, text_chunk: int, speech_chunk: int, rule: str) -> dict[str, Any]:

@@ -21,5 +21,9 @@ document.addEventListener("drop", (event) => {
   const file = event.dataTransfer?.files[0];
   if (!file || event.defaultPrevented || event.target.closest(".vn-drop")) return;
   event.preventDefault(); // otherwise the browser would leave the page for the file
-  if (file.name.endsWith(".zip")) give(file);
+  const isRun = file.name.toLowerCase().endsWith(".zip");
+  find("dropped").hidden = isRun;
+  find("dropped").querySelector("span").textContent = isRun ? ""
+    : `${file.name} is no run file. Drop a ZIP that a page such as this one has exported.`;
+  if (isRun) give(file);
 });

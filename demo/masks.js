@@ -4,7 +4,6 @@ const COLOURS = { text: [13, 148, 136], speech: [124, 58, 237] };
 let value = null;
 let row = null; // at first, the last row of the first chunk of speech
 
-const find = (name) => element.querySelector(`[data-part="${name}"]`);
 const isSeen = (mask, i, j) => mask.rows[i][j] === "1";
 
 function draw(mask, canvas) {

@@ -9,7 +9,6 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -19,6 +18,7 @@ from starlette.responses import JSONResponse
 from starlette.routing import Route
 
 from demo import render
+from demo.scripts import script
 from demo.state import App
 from demo.theme import CSS, THEME
 from demo.turns import TURNS, live
@@ -26,7 +26,6 @@ from demo.turns import TURNS, live
 PATIENCE_S = 10.0  # with jobs that end, when the server does
 CACHE_S = 3600
 MAX_WAITING = 16
-DROP_SCRIPT = (Path(__file__).parent / "drop.js").read_text()
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -50,7 +49,7 @@ def arguments(description: str | None) -> argparse.ArgumentParser:
 def new_page(app: App) -> Iterator[gr.Blocks]:
     """Opens a page with the header; the caller fills it."""
     with gr.Blocks(title="VocalNet", analytics_enabled=False, delete_cache=(CACHE_S, CACHE_S)) as blocks:
-        gr.HTML(render.header(app.name, str(app.model.device)), js_on_load=DROP_SCRIPT)
+        gr.HTML(render.header(app.name, str(app.model.device)), js_on_load=script("drop.js"))
         yield blocks
 
         def forget(request: gr.Request) -> None:
@@ -65,14 +64,19 @@ def launch(
     host: str = "127.0.0.1",
     port: int | None = None,
     share: bool = False,
-    queue: int = MAX_WAITING,
+    queue: int | None = None,
 ) -> str:
     """Serves the page, with GET /health and GET /live beside it, and returns its local address.
 
     Args:
         port: None picks a free one.
-        queue: how many jobs may wait; who comes then reads `job.BUSY`.
+        queue: how many jobs may wait, None for `MAX_WAITING`; who comes then reads `job.BUSY`.
+
+    Raises:
+        ValueError: it cannot be served there, or nobody may wait.
     """
+    if queue is not None and queue < 1:
+        raise ValueError("--queue must be at least 1: somebody has to be able to wait.")
 
     def health(request: Request) -> JSONResponse:
         return JSONResponse(app.health())
@@ -80,20 +84,26 @@ def launch(
     def alive(request: Request) -> JSONResponse:
         return JSONResponse({**live(), "visits": len(app.visits)})
 
-    _, url, _ = blocks.queue(max_size=queue).launch(
-        server_name=host,
-        server_port=port,
-        share=share,
-        prevent_thread_lock=True,
-        show_error=False,
-        theme=THEME,
-        css=CSS,
-        footer_links=["api", "settings"],
-        run_history=False,
-        max_file_size="20mb",
-        enable_monitoring=False,
-        app_kwargs={"routes": [Route("/health", health), Route("/live", alive)]},
-    )
+    try:
+        _, url, _ = blocks.queue(max_size=queue or MAX_WAITING).launch(
+            server_name=host,
+            server_port=port,
+            share=share,
+            prevent_thread_lock=True,
+            show_error=False,
+            theme=THEME,
+            css=CSS,
+            footer_links=["api", "settings"],
+            run_history=False,
+            max_file_size="20mb",
+            enable_monitoring=False,
+            app_kwargs={"routes": [Route("/health", health), Route("/live", alive)]},
+        )
+    except OSError as error:
+        raise ValueError(
+            f"Cannot serve on {host}, port {port}: it is taken, or no address of this machine. "
+            "Choose another --port, or another --host."
+        ) from error
     # The first event after a start costs most of a second; no visitor should wait for it.
     Client(url, verbose=False).predict(api_name="/health")
     return url
@@ -108,7 +118,7 @@ def serve(build: Callable[[App], gr.Blocks], app: App, **where: Any) -> None:
         where: as for `launch`.
 
     Raises:
-        OSError: it cannot be served there.
+        ValueError: it cannot be served there.
     """
 
     def stop(*_: Any) -> None:
@@ -135,16 +145,11 @@ def main(build: Callable[[App], gr.Blocks], description: str | None) -> None:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     parser = arguments(description)
     args = parser.parse_args()
-    if args.queue < 1:
-        parser.error("--queue must be at least 1: somebody has to be able to wait.")
     try:
         app = App.load(args.model, device=args.device, dtype=args.dtype)
+        serve(build, app, host=args.host, port=args.port, share=args.share, queue=args.queue)
     except ValueError as error:
         parser.error(str(error))
-    try:
-        serve(build, app, host=args.host, port=args.port, share=args.share, queue=args.queue)
-    except OSError as error:
-        parser.error(f"Cannot serve on {args.host}, port {args.port} ({error}). Choose another --port.")
 
 
 def alone(tab: Callable[[App], Any]) -> Callable[[App], gr.Blocks]:

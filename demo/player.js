@@ -11,13 +11,6 @@ let asked = null; // what the visitor asked last: {id, words, sound, asked, isWa
 let cleared = 0; // runs up to this one are of a conversation that is over
 let ticking = null;
 
-const find = (name) => element.querySelector(`[data-part="${name}"]`);
-const make = (tag, name, text) => {
-  const node = document.createElement(tag);
-  if (name) node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 const seconds = (value) => (value < 1 ? `${Math.round(1000 * value)} ms` : `${value.toFixed(2)} s`);
 
 function contextAt(rate) {
@@ -57,8 +50,7 @@ function audio(url, label) {
 }
 
 function schedule(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-  const pcm = new Int16Array(bytes.buffer);
+  const pcm = new Int16Array(bytesOf(text).buffer);
   turn.parts.push(pcm);
   if (!pcm.length || turn.isSilenced) return;
   const clock = contextAt(turn.rate);
@@ -128,19 +120,9 @@ function finish(how) {
   if (turn.isFinished) return;
   turn.isFinished = true;
   turn.node.classList.add(`vn-${how}`);
-  const length = turn.parts.reduce((sum, part) => sum + part.length, 0);
-  if (length) turn.text.after(audio(URL.createObjectURL(wav(turn.parts, length, turn.rate)), "The answer"));
+  if (turn.parts.some((part) => part.length))
+    turn.text.after(audio(URL.createObjectURL(wavOf(turn.parts, turn.rate)), "The answer"));
   if (how === "stopped") turn.chips.prepend(make("span", "vn-cut", "stopped"));
-}
-
-function wav(parts, length, rate) {
-  const head = new DataView(new ArrayBuffer(44));
-  const text = (at, letters) => [...letters].forEach((letter, n) => head.setUint8(at + n, letter.charCodeAt(0)));
-  text(0, "RIFF"); head.setUint32(4, 36 + 2 * length, true); text(8, "WAVEfmt ");
-  head.setUint32(16, 16, true); head.setUint16(20, 1, true); head.setUint16(22, 1, true);
-  head.setUint32(24, rate, true); head.setUint32(28, 2 * rate, true); head.setUint16(32, 2, true);
-  head.setUint16(34, 16, true); text(36, "data"); head.setUint32(40, 2 * length, true);
-  return new Blob([head, ...parts], { type: "audio/wav" });
 }
 
 function showText(text) { // one span a word, and how many letters' time is over at its end

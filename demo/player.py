@@ -18,18 +18,19 @@ import gradio as gr
 import numpy as np
 
 from demo.answering import to_int16
+from demo.question import MAX_WORDS, check_words
+from demo.scripts import script
 from vocalnet import AudioChunk, Finished, TextDelta
 from vocalnet.events import Event, Result
 
-FOLDER = Path(__file__).parent
-TALK_SCRIPT, PLAYER_SCRIPT = ((FOLDER / name).read_text() for name in ("talk.js", "player.js"))
 MAX_WAV_BYTES = 16 * 2**20  # beyond the longest question that the model takes, 300 s
 TALK = """
 <div class="vn-talk">
   <button type="button" class="vn-mic" data-part="mic" aria-pressed="false">Hold to talk <kbd>Space</kbd></button>
   <div class="vn-status vn-idle" data-part="said" role="status"><i></i><span></span></div>
   <form class="vn-type">
-    <input type="text" data-part="typed" maxlength="2000" placeholder="Or type a question" aria-label="Typed question">
+    <input type="text" data-part="typed" maxlength="{most}" placeholder="Or type a question"
+      aria-label="Typed question">
     <button type="submit" data-part="send" disabled>Ask</button>
     <label class="vn-file">Use a recording<input type="file" data-part="file" accept="audio/*,video/*"></label>
   </form>
@@ -57,13 +58,15 @@ def talk(examples: Sequence[str]) -> gr.HTML:
     buttons = "".join(
         f'<button type="button" data-example="{n}">{escape(words)}</button>' for n, words in enumerate(examples)
     )
-    return gr.HTML(value=None, html_template=TALK.format(examples=buttons), js_on_load=TALK_SCRIPT)
+    return gr.HTML(
+        value=None, html_template=TALK.format(examples=buttons, most=MAX_WORDS), js_on_load=script("talk.js")
+    )
 
 
 def player(rate_hz: int, empty: str) -> gr.HTML:
     """Lays out the conversation; its values are those of `Turn.value`, its event is `stop`."""
     template = PLAYER.format(rate=rate_hz, empty=escape(empty))
-    return gr.HTML(value=None, html_template=template, js_on_load=PLAYER_SCRIPT)
+    return gr.HTML(value=None, html_template=template, js_on_load=script("player.js"))
 
 
 def read_question(value: Any, folder: Path, examples: Sequence[Path]) -> dict[str, Any]:
@@ -77,7 +80,7 @@ def read_question(value: Any, folder: Path, examples: Sequence[Path]) -> dict[st
     if isinstance(number, int) and 0 <= number < len(examples):
         return {"audio": str(examples[number])}
     if isinstance(words, str) and words.strip():
-        return {"text": words.strip()}
+        return {"text": check_words(words)}
     if not isinstance(wav, str) or len(wav) > MAX_WAV_BYTES:
         raise ValueError("There is no question. Hold the button and speak, type, or choose an example.")
     path = folder / "question.wav"

@@ -13,6 +13,7 @@ from demo.theme import waveform
 
 MIN_AUDIO_S = 0.1
 MAX_AUDIO_S = 300.0
+MAX_WORDS = 2000  # characters of a typed question or a prompt
 READY = "Record, upload or pick a question, then press Answer."
 NO_FIGURES = "Times and speed appear here with the answer."
 
@@ -33,7 +34,7 @@ def ask() -> tuple[gr.Audio, gr.Textbox]:
         info="Optional text that goes to the language model with the clip.",
         lines=1,
         max_lines=4,
-        max_length=2000,
+        max_length=MAX_WORDS,
     )
     return audio, prompt
 
@@ -69,6 +70,18 @@ def check_clip(path: str | None) -> None:
     problem = clip_problem(path)
     if problem is not None:
         raise ValueError(problem)
+
+
+def check_words(words: str) -> str:
+    """Returns a typed question without the spaces around it.
+
+    Raises:
+        ValueError: it is too long.
+    """
+    words = words.strip()
+    if len(words) > MAX_WORDS:
+        raise ValueError(f"The question is longer than {MAX_WORDS} characters. Ask a shorter one.")
+    return words
 
 
 def progress(snapshot: Snapshot) -> str:

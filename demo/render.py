@@ -21,6 +21,7 @@ def header(model: str, device: str) -> str:
         '<header class="vn-header"><div><h1>VocalNet</h1>'
         "<p>Ask aloud. A speech language model hears the question and answers in text and speech.</p></div>"
         f'<div class="vn-chips"><span>{escape(model)}</span><span>{escape(device)}</span></div></header>'
+        '<div class="vn-status vn-problem" role="alert" data-part="dropped" hidden><i></i><span></span></div>'
     )
 
 

@@ -22,10 +22,14 @@ Refresh = Callable[[Callable[..., Any]], None]
 
 @dataclass(frozen=True)
 class RunPicker:
-    """A list of runs, and where a run file can be dropped; `drop.js` hands it what is dropped anywhere on the tab."""
+    """A list of runs, and where a run file can be dropped; `drop.js` hands it what is dropped anywhere on the tab.
+
+    `again` is for the page's player: it can be pressed once a run is chosen.
+    """
 
     picked: gr.Dropdown
     dropped: gr.File
+    again: gr.Button
     app: App
 
     def wire(
@@ -65,18 +69,20 @@ class RunPicker:
                 if run is None or name == last:
                     yield {shown: gr.skip()}
                     return
+                yield {self.again: gr.update(interactive=True)}  # also if it cannot be shown
                 for view in show(run):
                     yield {**view, shown: name}
             except Exception as error:
                 yield {status: render.status(explain(error), "problem"), shown: name}
 
         def then(event: Any) -> None:
-            event.then(draw, [self.picked, shown], [status, shown, *outputs], **place, **QUIET)
+            event.then(draw, [self.picked, shown], drawn, **place, **QUIET)
 
         # Not at a change: a list that is filled while its tab is being opened has none.
+        drawn = [status, shown, self.again, *outputs]
         place: dict[str, Any] = MODEL if has_model else {"concurrency_limit": None}
         then(self.dropped.change(drop, self.dropped, [self.dropped, self.picked, status], **AT_ONCE))
-        self.picked.input(draw, [self.picked, shown], [status, shown, *outputs], **place, **QUIET)
+        self.picked.input(draw, [self.picked, shown], drawn, **place, **QUIET)
         return lambda event: then(event(refresh, self.picked, self.picked, **AT_ONCE))
 
     def run(self, name: str | None, visitor: str | None) -> Run | None:
@@ -93,14 +99,23 @@ class RunPicker:
         return found
 
 
-def run_picker(app: App, label: str = "A run of this visit") -> RunPicker:
-    """Lays out the choice."""
+@dataclass(frozen=True)
+class Runs:
+    """What a page needs of a tab that shows runs: their list, and what refreshes it at an event."""
+
+    picker: RunPicker
+    refresh: Refresh
+
+
+def run_picker(app: App, has_player: bool, label: str = "A run of this visit") -> RunPicker:
+    """Lays out the choice; `has_player`: the page has a player that can replay what is chosen."""
     info = "Spoken answers, labs, dropped files, and two that were recorded before."
     picked = gr.Dropdown([], label=label, info=info, elem_classes="vn-runs")
     dropped = gr.File(
         label="Or drop a run file (.zip)", file_types=[".zip"], height=140, elem_classes="vn-drop", interactive=True
     )
-    return RunPicker(picked, dropped, app)
+    again = gr.Button("Replay", size="sm", interactive=False, visible=has_player)
+    return RunPicker(picked, dropped, again, app)
 
 
 def about_run(run: Run) -> dict[str, Any]:

@@ -33,6 +33,7 @@ from typing import Any
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
+from demo.answering import UNEXPECTED
 from demo.examples import EXAMPLES
 from vocalnet import files
 from vocalnet.provenance import provenance
@@ -43,6 +44,7 @@ SETTLED_S, SAMPLE_S, WINDOW_S = 300.0, 2.0, 60.0  # memory is compared with that
 GROWTH = 1.05
 KINDS = ("good", "good", "good", "bad", "cancelled")  # drawn from
 BUSY = "Queue is full"
+CACHE = "gradio"  # the name of its folder
 
 Request = tuple[str, tuple[Any, ...]]  # endpoint and arguments
 
@@ -120,14 +122,15 @@ class Visitors:
         return ("equal", "") if given == self.expected[request] else ("different", f"{request}: {given}")
 
     def ask_bad(self, client: Client, draws: random.Random) -> tuple[str, str]:
-        """Asks what has none: "refused" in a sentence, "busy", or "accepted"."""
+        """Asks what has none: "refused" in a sentence of its own, "busy", "accepted", or "lost"."""
         request = draws.choice(self.bad)
         try:
             given = ask(client, request)
-        except (AppError, ValueError) as error:
-            return ("busy", "") if BUSY in str(error) else ("refused", "")
-        except Exception as error:  # such as a lost connection
-            return "lost", f"{request}: {error}"
+        except Exception as error:  # whatever it is, it is counted
+            if BUSY in str(error):
+                return "busy", ""
+            is_refused = isinstance(error, AppError | ValueError) and UNEXPECTED not in str(error)
+            return ("refused", "") if is_refused else ("lost", f"{request}: {error}")
         return "accepted", f"{request}: {given}"
 
     def ask_cancelled(self, client: Client, draws: random.Random) -> tuple[str, str]:
@@ -227,7 +230,7 @@ def bars(report: dict[str, Any]) -> dict[str, bool]:
         "bad requests refused": not counts.get("accepted", 0),
         "memory": settled is not None and end is not None and end <= GROWTH * settled,
         "nothing alive": report["live"] is not None and not any(report["live"].values()),
-        "no temporary files": report["temporary_files"] == 0,
+        "no temporary files": report["temporary_files"] == {"at_rest": 0, "after_the_end": 0},
     }
 
 
@@ -254,9 +257,10 @@ def soak(model: str, minutes: float, n_clients: int, seed: int = 0) -> dict[str,
                 visit.result()
             until(lambda: not any((read_json(f"{url}live") or {"none": 1}).values()), REST_S)
             live = read_json(f"{url}live")
+            at_rest = len(temporary_files(folder / "server"))
             server.send_signal(signal.SIGTERM)
             exit_code = _exit_code(server)
-        left = [path for path in (folder / "server").rglob("*") if path.is_file()]
+        left = [path for path in (folder / "server").rglob("*") if path.is_file()]  # gradio's own, too
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     report: dict[str, Any] = {
@@ -268,10 +272,15 @@ def soak(model: str, minutes: float, n_clients: int, seed: int = 0) -> dict[str,
         "odd": visitors.odd,
         "memory": memory(watching.result(), duration_s),
         "live": live,
-        "temporary_files": len(left),
+        "temporary_files": {"at_rest": at_rest, "after_the_end": len(left)},
         "exit_code": exit_code,
     }
     return {**report, "bars": bars(report), **provenance(seed)}
+
+
+def temporary_files(folder: Path) -> list[Path]:
+    """Returns the files below a server's folder but for gradio's cache of clips and answers, which has a time limit."""
+    return [path for path in folder.rglob("*") if path.is_file() and CACHE not in path.relative_to(folder).parts]
 
 
 def _exit_code(server: subprocess.Popen[bytes]) -> int | None:

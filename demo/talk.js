@@ -12,6 +12,8 @@ const SAID = {
   denied: "The browser denied the microphone. Allow it for this page in the address bar, then hold again; or type, or "
     + "use a recording.",
   missing: "No microphone was found. Connect one and try again; or type, or use a recording.",
+  taken: "The microphone cannot be opened: another program may be using it. Close that program and try again; or type, "
+    + "or use a recording.",
   insecure: "Browsers give a microphone to secure pages only: open this page by https or as localhost; or type, or use "
     + "a recording.",
   unreadable: "This file cannot be read as audio. Use a WAV, FLAC, MP3 or OGG file.",
@@ -20,11 +22,10 @@ const SAID = {
 const WORKLET = `registerProcessor("vn-recorder", class extends AudioWorkletProcessor {
   process([input]) { if (input.length) this.port.postMessage(input[0].slice()); return true; }
 });`;
-const PROBLEMS = new Set(["short", "denied", "missing", "insecure", "unreadable", "long"]);
+const PROBLEMS = new Set(["short", "denied", "missing", "taken", "insecure", "unreadable", "long"]);
 let held = null; // what listens: {isHeld, pieces, context, media}
 let number = 0;
 
-const find = (name) => element.querySelector(`[data-part="${name}"]`);
 const isShown = () => element.isConnected && element.offsetParent !== null;
 const tell = (name, detail) => document.dispatchEvent(new CustomEvent(name, { detail }));
 
@@ -58,7 +59,7 @@ async function press() {
     URL.revokeObjectURL(url);
   } catch (error) {
     close(now);
-    return say(error.name === "NotFoundError" ? "missing" : "denied");
+    return say({ NotFoundError: "missing", NotReadableError: "taken", AbortError: "taken" }[error.name] ?? "denied");
   }
   if (!now.isHeld) { close(now); return say("allowed"); } // let go while the browser asked
   const recorder = new AudioWorkletNode(now.context, "vn-recorder");
@@ -122,14 +123,8 @@ async function askFile(file) {
 }
 
 async function askSound(samples, words, asked = performance.now()) {
-  const wav = new DataView(new ArrayBuffer(44 + 2 * samples.length));
-  const text = (at, letters) => [...letters].forEach((letter, n) => wav.setUint8(at + n, letter.charCodeAt(0)));
-  text(0, "RIFF"); wav.setUint32(4, 36 + 2 * samples.length, true); text(8, "WAVEfmt ");
-  wav.setUint32(16, 16, true); wav.setUint16(20, 1, true); wav.setUint16(22, 1, true);
-  wav.setUint32(24, RATE_HZ, true); wav.setUint32(28, 2 * RATE_HZ, true);
-  wav.setUint16(32, 2, true); wav.setUint16(34, 16, true); text(36, "data"); wav.setUint32(40, 2 * samples.length, true);
-  samples.forEach((value, n) => wav.setInt16(44 + 2 * n, 32767 * Math.max(-1, Math.min(1, value)), true));
-  const blob = new Blob([wav.buffer], { type: "audio/wav" });
+  const pcm = Int16Array.from(samples, (value) => 32767 * Math.max(-1, Math.min(1, value)));
+  const blob = wavOf([pcm], RATE_HZ);
   const data = await new Promise((resolve) => {
     const reader = new FileReader();
     reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));

@@ -7,15 +7,7 @@ let chosen = 0;
 let measure = "entropy";
 let url = null;
 
-const find = (name) => element.querySelector(`[data-part="${name}"]`);
-const make = (tag, name, text) => {
-  const node = document.createElement(tag);
-  node.className = name;
-  if (text !== undefined) node.textContent = text;
-  return node;
-};
 const headName = (head) => (head === 0 ? "main head" : `module ${head}`);
-const percent = (share) => (share < 0.0005 ? "< 0.1 %" : `${(100 * share).toFixed(share < 0.1 ? 1 : 0)} %`);
 
 function draw() {
   const highest = measure === "max_prob" ? 1 : Math.max(...run.tokens.map((token) => token.entropy), 1e-9);
@@ -70,8 +62,7 @@ function show() {
   url = null;
   element.hidden = !run;
   if (!run) return;
-  const bytes = Uint8Array.from(atob(run.wav), (letter) => letter.charCodeAt(0));
-  url = URL.createObjectURL(new Blob([bytes], { type: "audio/wav" }));
+  url = URL.createObjectURL(new Blob([bytesOf(run.wav)], { type: "audio/wav" }));
   find("audio").src = url;
   chosen = 0;
   bars = run.tokens.map((token) => make("i", `vn-bar-${token.head} vn-head-${token.head % COLOURS}`));

@@ -7,17 +7,16 @@ from __future__ import annotations
 
 import base64
 import io
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import soundfile
 
 from demo.answering import to_int16
+from demo.scripts import script
 from vocalnet.runs import Run
 
 N_CANDIDATES = 10
-SCRIPT = (Path(__file__).parent / "timeline.js").read_text()
 TEMPLATE = """
 <div class="vn-timeline">
   <div class="vn-timeline-head">
@@ -37,7 +36,7 @@ TEMPLATE = """
 
 def timeline() -> gr.HTML:
     """Lays out an empty timeline; its value is that of `timeline_value`."""
-    return gr.HTML(value=None, html_template=TEMPLATE, js_on_load=SCRIPT)
+    return gr.HTML(value=None, html_template=TEMPLATE, js_on_load=script("timeline.js"))
 
 
 def timeline_value(run: Run) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import gradio as gr
 
+from demo.job import AT_ONCE
 from demo.page import new_page
 from demo.state import App
 from demo.tabs import about, attention, latency, speech_to_speech, speech_to_text, speedup_lab, streaming, token_stats
@@ -24,15 +25,20 @@ def build(app: App) -> gr.Blocks:
                 speech_to_text.tab(app)
             if app.has_speech:
                 with gr.Tab("Streaming", id="stream") as talking:
-                    streaming.tab(app)(talking.select)
+                    talk = streaming.tab(app)
+                    talk.refresh(talking.select)
                 with gr.Tab("Speedup lab", id="lab"):
                     compared = speedup_lab.tab(app)
                 with gr.Tab("Token statistics", id="stats") as stats:
-                    token_stats.tab(app)(stats.select)
+                    shown = {stats: token_stats.tab(app, has_player=True)}
                 with gr.Tab("Latency", id="latency") as times:
-                    latency.tab(app)(times.select)
+                    shown[times] = latency.tab(app, has_player=True)
                 with gr.Tab("Attention", id="attention") as looks:
-                    attention.tab(app)(looks.select)
+                    shown[looks] = attention.tab(app, has_player=True)
+                for opened, runs in shown.items():
+                    runs.refresh(opened.select)
+                    runs.picker.again.click(lambda: gr.Tabs(selected="stream"), None, tabs, **AT_ONCE)
+                    talk.replays(runs.picker)
                 settings = {
                     "decoder": decoding.decoder,
                     "step": decoding.tokens_per_step,

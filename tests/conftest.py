@@ -62,12 +62,17 @@ def tiny_config() -> VocalNetConfig:
     )
 
 
-@pytest.fixture(scope="session")
-def tiny_model() -> VocalNet:
+def make_tiny_model() -> VocalNet:
     """A random model that answers with up to twelve text tokens of nonsense."""
     torch.manual_seed(3)
     model = VocalNet(tiny_config(), train_bpe(["What is two plus two?", "It is four."] * 3, 300))
     return model.eval().requires_grad_(False)
+
+
+@pytest.fixture(scope="session")
+def tiny_model() -> VocalNet:
+    """One for all tests."""
+    return make_tiny_model()
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ class FakeModel:
 
     decoders: tuple[str, ...] = ("mtp_vocalnet", "ntp", "mtp_deepseek")
     policies: tuple[str, ...] = ("fixed", "greedy_verify")
+    voices: tuple[str, ...] = ("high", "low")
     device = "cpu"
     sample_rate_hz = SAMPLE_RATE_HZ
     card: dict[str, Any] = {  # noqa: RUF012
@@ -104,9 +105,9 @@ class FakeModel:
         assert isinstance(last, Finished)
         return last.result
 
-    def session(self) -> SimpleNamespace:
-        """Returns a conversation that remembers nothing."""
-        return SimpleNamespace(model=self, stream=self.stream)
+    def session(self) -> FakeSession:
+        """Returns a conversation."""
+        return FakeSession(self)
 
     def stream(
         self,
@@ -116,9 +117,13 @@ class FakeModel:
         voice: str | None = None,
         speech: bool = True,
         options: Any = None,
+        sound: Any = None,
     ) -> Iterator[Any]:
         """Yields the events of one answer."""
-        self.requests.append({"audio": audio, "text": text, "prompt": prompt, "speech": speech, "options": options})
+        asked = {"audio": audio, "text": text, "prompt": prompt, "speech": speech, "options": options}
+        self.requests.append({**asked, "voice": voice, "sound": sound})
+        if (audio is None) == (text is None):
+            raise ValueError("Give one question.")
         if options is not None:
             self.talker.session(options)
         self.counts["opened"] += 1
@@ -163,6 +168,17 @@ class FakeModel:
         yield Finished(
             Result(" ".join(words), voice, SAMPLE_RATE_HZ, tokens, stats, stages, warnings), time.perf_counter() - start
         )
+
+
+class FakeSession:
+    """A conversation that remembers nothing; its model may be changed."""
+
+    def __init__(self, model: FakeModel) -> None:
+        self.model = model
+
+    def stream(self, **request: Any) -> Iterator[Any]:
+        """Yields the events of one answer."""
+        return self.model.stream(**request)
 
 
 def hear_all_but_the_number(clips: Any) -> list[str]:

@@ -14,10 +14,11 @@ from demo import plots, render
 from demo.answering import arrivals
 from demo.attention_view import heads_value, heads_view, masks_value, masks_view
 from demo.decoding import DEFAULT_STEP
+from demo.downloads import download_row, offer
 from demo.examples import EXAMPLES, words_of
 from demo.job import AT_ONCE, Views, busy, controls, endpoint, wire
 from demo.question import check_clip, record
-from demo.run_picker import Refresh, run_picker
+from demo.run_picker import Runs, run_picker
 from demo.state import App
 from vocalnet import DecodeOptions, runs
 from vocalnet.attention import AnswerAttention, answer_attention
@@ -39,8 +40,8 @@ CAPTION = (
 FILES = {"attention.json": "All (JSON)", "attention.png": "Heads (PNG)"}
 
 
-def tab(app: App) -> Refresh:
-    """Lays out and wires the tab, and publishes `/attention`; returns what refreshes the list of runs."""
+def tab(app: App, has_player: bool = False) -> Runs:
+    """Lays out and wires the tab, and publishes `/attention`; `has_player` as for `run_picker`."""
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300, scale=2):
             chosen = gr.Dropdown([(e.text, n) for n, e in enumerate(EXAMPLES)], value=0, label="Question")
@@ -50,7 +51,7 @@ def tab(app: App) -> Refresh:
             mode = gr.Radio(list(MODES), value="streaming", label="The talker speaks when")
             buttons = controls("Look", READY)
             with gr.Accordion("Or a run", open=True):
-                picker = run_picker(app)
+                picker = run_picker(app, has_player)
         with gr.Column(min_width=300, scale=3):
             gr.Markdown(MASKS_TITLE)
             sizes = _sizes(app)
@@ -58,10 +59,7 @@ def tab(app: App) -> Refresh:
     gr.Markdown(HEADS_TITLE)
     heads = heads_view()
     gr.HTML(render.note(CAPTION))
-    with gr.Row(elem_classes="vn-downloads"):
-        downloads = {
-            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
-        }
+    downloads = download_row(FILES)
 
     def show(seen: AnswerAttention, result: Result, folder: Path) -> dict[Any, Any]:
         paths = write_files(seen, result, folder)
@@ -70,7 +68,7 @@ def tab(app: App) -> Refresh:
             heads: heads_value(seen),
             sizes[0]: min(n_text, MAX_TEXT),
             sizes[1]: min(n_speech, MAX_SPEECH),
-            **{downloads[name]: gr.update(value=str(path), interactive=True) for name, path in paths.items()},
+            **offer(downloads, paths),
         }
 
     def draw(views: Iterator[AnswerAttention | None], run: Run, said: str) -> Views:
@@ -100,7 +98,7 @@ def tab(app: App) -> Refresh:
     for size in sizes:
         size.change(masks_value, sizes, masks, **AT_ONCE)
     _publish(app)
-    return picker.wire(buttons.status, show_run, outputs, has_model=True)
+    return Runs(picker, picker.wire(buttons.status, show_run, outputs, has_model=True))
 
 
 def _sizes(app: App) -> list[Any]:

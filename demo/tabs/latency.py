@@ -16,19 +16,21 @@ import gradio as gr
 from demo import plots, render
 from demo.answering import arrivals
 from demo.decoding import decode_options, decoding
+from demo.downloads import download_row, offer
 from demo.examples import EXAMPLES
 from demo.job import Views, busy, controls, endpoint, wire
 from demo.question import check_clip, record
-from demo.run_picker import Refresh, about_run, run_picker
+from demo.run_picker import Runs, about_run, run_picker
 from demo.state import App
 from demo.tabs.streaming import streamed
 from vocalnet import DecodeOptions
-from vocalnet.events import Event, Finished
+from vocalnet.events import Event
 from vocalnet.metrics.latency import STAGES, first_audio_stages, waterfall
 from vocalnet.metrics.playback import playback
 from vocalnet.provenance import provenance
 from vocalnet.published import published_table
 from vocalnet.runs import Run
+from vocalnet.streaming import observed
 
 MAX_ROUNDS = 50
 READY = "Choose a question, then press Measure; or choose a recorded run."
@@ -75,12 +77,12 @@ class Results:
             self.table: _table(found),
             self.waterfall: gr.update(value=plots.waterfall(found["stages"], LABELS), visible=True),
             self.playback: gr.update(value=plots.playback(playback(answers[-1])), visible=True),
-            **{self.downloads[name]: gr.update(value=str(path), interactive=True) for name, path in paths.items()},
+            **offer(self.downloads, paths),
         }
 
 
-def tab(app: App) -> Refresh:
-    """Lays out and wires the tab, and publishes `/latency`; returns what refreshes the list of runs."""
+def tab(app: App, has_player: bool = False) -> Runs:
+    """Lays out and wires the tab, and publishes `/latency`; `has_player` as for `run_picker`."""
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300, scale=2):
             chosen = gr.Dropdown([(e.text, n) for n, e in enumerate(EXAMPLES)], value=0, label="Question")
@@ -91,7 +93,7 @@ def tab(app: App) -> Refresh:
                 settings = decoding(app)
             buttons = controls("Measure", READY)
             with gr.Accordion("Or a recorded run", open=True):
-                picker = run_picker(app)
+                picker = run_picker(app, has_player)
         with gr.Column(min_width=300, scale=3):
             results = _results()
 
@@ -119,7 +121,7 @@ def tab(app: App) -> Refresh:
 
     wire(app.new_stops(), buttons, measure, [chosen, own, rounds, *settings.components()], results.components())
     _publish(app)
-    return picker.wire(buttons.status, show, results.components())
+    return Runs(picker, picker.wire(buttons.status, show, results.components()))
 
 
 def plain(options: DecodeOptions) -> DecodeOptions:
@@ -155,14 +157,10 @@ def measured(answers: Sequence[Sequence[Event]], cold: Sequence[Event], about: M
 
 def _row(events: Sequence[Event]) -> dict[str, float | int | None]:
     """Returns the figures of one answer."""
-    heard, last = playback(events), events[-1]
-    assert isinstance(last, Finished)
+    found, heard = observed("this question", events), playback(events)
     return {
         **{f"{name}_s": value for name, value in first_audio_stages(events).items()},
-        "first_text_s": last.result.timings["first_text"],
-        "total_s": last.result.timings["total"],
-        "audio_s": sum(heard.durations_s),
-        "real_time_factor": last.result.timings["total"] / sum(heard.durations_s),
+        **{name: found[name] for name in ("first_text_s", "total_s", "audio_s", "real_time_factor")},
         "chunks": len(heard.starts_s),
         "underruns": heard.n_underruns,
         "slack_s": heard.slack_s,
@@ -189,10 +187,7 @@ def _results() -> Results:
         gr.Plot(show_label=False, min_width=300, visible=False, elem_classes="vn-figure") for _ in range(2)
     )
     gr.HTML(render.note(PLAYED))
-    with gr.Row(elem_classes="vn-downloads"):
-        downloads = {
-            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
-        }
+    downloads = download_row(FILES)
     paper = published_table(5)
     headings = [f"{column.name} ({column.unit})" if column.unit else column.name for column in paper.columns]
     gr.HTML(render.table("As published: Table 5", headings, paper.printed()) + render.note(" ".join(paper.notes)))
@@ -204,7 +199,7 @@ def _answers(app: App, audio: str, n: int, decoder: str, options: DecodeOptions)
     model = app.model_for(decoder)
     for _ in range(n):
         events: list[Event] = []
-        for batch in arrivals(lambda: model.stream(audio=audio, options=options), is_calm=True):
+        for batch in arrivals(lambda: model.stream(audio=audio, options=options), is_alone=True):
             events += batch
             yield None
         yield events

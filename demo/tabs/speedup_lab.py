@@ -14,6 +14,7 @@ import gradio as gr
 from demo import plots, render
 from demo.answering import arrivals, explain, wav_file
 from demo.blind import Blind, blind_test
+from demo.downloads import download_row, offer
 from demo.examples import EXAMPLES, words_of
 from demo.job import AT_ONCE, QUIET, Views, busy, controls, endpoint, wire
 from demo.lab_view import FILES, MAX_CELLS, Order, figures, order, remarks, size, table, write_archive, write_files
@@ -93,7 +94,7 @@ def tab(app: App) -> Settings:
         yield _blank(results)
         start, reports, line = time.perf_counter(), dict[Cell, Report](), "Starting"
         with TemporaryDirectory() as folder:
-            for items in arrivals(lambda: found.stream(app.model), is_calm=True):
+            for items in arrivals(lambda: found.stream(app.model), is_alone=True):
                 line = next((_said(item) for item in reversed(items) if isinstance(item, Progress)), line)
                 status = busy(line, time.perf_counter() - start)
                 yield {buttons.status: status, **_draw(items, reports, found, results, Path(folder))}
@@ -153,10 +154,7 @@ def _results(app: App) -> Results:
             gr.Audio(visible=False, interactive=False, min_width=240, waveform_options=waveform(), buttons=["download"])
             for _ in range(MAX_CELLS)
         ]
-    with gr.Row(elem_classes="vn-downloads"):
-        downloads = {
-            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
-        }
+    downloads = download_row(FILES)
     blind = blind_test(app, [*downloads.values()][-1], write_archive)
     return Results(rows, drawn, heard, players, downloads, blind)
 
@@ -223,7 +221,7 @@ def _finished(app: App, visit: Visit, results: Results, folder: Path) -> dict[An
         results.heard: gr.update(choices=words, value=words[0], visible=len(words) > 1),
         **results.blind.fresh(is_visible=len(visit.reports) > 1),
         **{results.figures[name]: gr.update(value=figure, visible=True) for name, figure in drawn.items()},
-        **{results.downloads[name]: gr.update(value=str(path), interactive=True) for name, path in paths.items()},
+        **offer(results.downloads, paths),
     }
 
 
@@ -260,7 +258,7 @@ def _publish(app: App, settings: Settings) -> None:
         asked = [Question(clip, words_of(clip)) for clip in questions or []]
         found = order(app, asked, decoders, tokens_per_step, policies, rounds, seed, mask, is_judged)
         reports = dict[Cell, Report]()
-        for items in arrivals(lambda: found.stream(app.model), is_calm=True):
+        for items in arrivals(lambda: found.stream(app.model), is_alone=True):
             reports |= {item.cell: item for item in items if isinstance(item, Report)}
             yield {"rows": [report.row for report in in_order(found.cells, reports)]}, None
         visit = Visit(reports=in_order(found.cells, reports))

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -16,12 +16,13 @@ import gradio as gr
 
 from demo import render
 from demo.answering import arrivals, explain, playable
-from demo.decoding import decode_options, decoding
+from demo.decoding import Decoding, decode_options, decoding
 from demo.examples import EXAMPLES, words_of
 from demo.job import AT_ONCE, Views, busy, connect, endpoint
 from demo.player import Turn, pcm_text, player, read_question, talk
-from demo.question import check_clip
-from demo.run_picker import Refresh, run_picker
+from demo.question import check_clip, check_words
+from demo.run_picker import Refresh, RunPicker, run_picker
+from demo.speaking import Speaking, chunked, speaking, speech
 from demo.state import App
 from demo.visits import Visit
 from vocalnet import AudioChunk, DecodeOptions, Finished, runs
@@ -37,33 +38,34 @@ HINT = "Marking follows the lengths of the words: it may be off by a syllable. F
 PATHS = [example.path for example in EXAMPLES]
 
 
-def tab(app: App) -> Refresh:
-    """Lays out and wires the tab, and publishes `/stream`; returns what refreshes the list of runs."""
-    with gr.Row(elem_classes="vn-columns"):
-        with gr.Column(min_width=300, scale=2):
-            question = talk([example.text for example in EXAMPLES])
-        with gr.Column(min_width=300, scale=3):
-            status = gr.HTML(render.status(READY))
-            heard = player(app.model.sample_rate_hz, EMPTY)
-            anew = gr.Button("New conversation", size="sm", variant="secondary")
-            gr.HTML(render.note(HINT))
-    with gr.Row(elem_classes="vn-columns"):
-        with gr.Column(min_width=300, scale=2), gr.Accordion("How speech is decoded", open=False):
-            settings = decoding(app)
-        with gr.Column(min_width=300, scale=3), gr.Accordion("Replay a recorded answer", open=True):
-            picker = run_picker(app)
-            again = gr.Button("Replay", size="sm", interactive=False)
+@dataclass(frozen=True)
+class Talking:
+    """What a page needs of the tab: its list of runs, and what makes its player replay those of another tab."""
+
+    refresh: Refresh
+    replays: Callable[[RunPicker], Any]
+
+
+def tab(app: App) -> Talking:
+    """Lays out and wires the tab, and publishes `/stream`."""
+    parts = _layout(app)
+    status, heard, picker = parts.status, parts.heard, parts.picker
+    n_manner = len(parts.manner.components())
 
     def answer(visitor: str | None, asked: Any, decoder: str, *values: Any) -> Views:
-        visit, options = app.visits.of(visitor), streamed(decode_options(*values))
+        visit = app.visits.of(visitor)
         visit.n_turns += 1
         turn = Turn(visit.n_turns, _id(asked), "", "", app.model.sample_rate_hz)
         try:
             with TemporaryDirectory() as folder:
                 request = read_question(asked, Path(folder), PATHS)
+                voice, text_chunk, speech_chunk, *flow = values[-n_manner:]
+                options = chunked(streamed(decode_options(*values[:-n_manner])), text_chunk, speech_chunk)
+                sounding = speech(voice, *flow)
                 model, session = _conversation(app, visit, decoder)
                 words = request.get("text") or words_of(request["audio"])
-                for events, view in _play(turn, lambda: session.stream(**request, options=options), status, heard):
+                make = functools.partial(session.stream, **request, options=options, **sounding)
+                for events, view in _play(turn, make, status, heard):
                     if isinstance(events[-1] if events else None, Finished):
                         visit.add(runs.record(model, turn.events, options, words))
                     yield view
@@ -80,8 +82,12 @@ def tab(app: App) -> Refresh:
         turn = Turn(visit.n_turns, "", run.question or "A question", _recorded(run), run.result.sample_rate_hz)
         yield from replayed(turn, run, status, heard)
 
-    def ready(run: Run) -> Views:
-        yield {again: gr.update(interactive=True)}
+    def show(run: Run) -> Views:
+        yield {}  # the player waits for Replay
+
+    def replays(chosen: RunPicker) -> Any:
+        name = [chosen.picked]
+        return connect(stops, chosen.again.click, heard.stop, status, replay, name, outputs, has_model=False)
 
     stops = app.new_stops()
 
@@ -92,11 +98,45 @@ def tab(app: App) -> Refresh:
         return {heard: {"cleared": visit.n_turns}, status: render.status(FRESH)}
 
     outputs = [heard]
-    connect(stops, question.submit, heard.stop, status, answer, [question, *settings.components()], outputs)
-    connect(stops, again.click, heard.stop, status, replay, [picker.picked], outputs, has_model=False)
-    anew.click(forget, None, [heard, status], **AT_ONCE)
+    questions = [parts.question, *parts.settings.components(), *parts.manner.components()]
+    connect(stops, parts.question.submit, heard.stop, status, answer, questions, outputs)
+    replays(picker)
+    parts.anew.click(forget, None, [heard, status], **AT_ONCE)
     _publish(app)
-    return picker.wire(status, ready, [again])
+    return Talking(picker.wire(status, show, []), replays)
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """The components of the tab."""
+
+    question: gr.HTML
+    status: gr.HTML
+    heard: gr.HTML
+    anew: gr.Button
+    settings: Decoding
+    manner: Speaking
+    picker: RunPicker
+
+
+def _layout(app: App) -> _Parts:
+    """Lays out the tab."""
+    with gr.Row(elem_classes="vn-columns"):
+        with gr.Column(min_width=300, scale=2):
+            question = talk([example.text for example in EXAMPLES])
+        with gr.Column(min_width=300, scale=3):
+            status = gr.HTML(render.status(READY))
+            heard = player(app.model.sample_rate_hz, EMPTY)
+            anew = gr.Button("New conversation", size="sm", variant="secondary")
+            gr.HTML(render.note(HINT))
+    with gr.Row(elem_classes="vn-columns"):
+        with gr.Column(min_width=300, scale=2), gr.Accordion("How speech is decoded", open=False):
+            settings = decoding(app)
+        with gr.Column(min_width=300, scale=2), gr.Accordion("Voice, chunks and flow", open=False):
+            manner = speaking(app)
+        with gr.Column(min_width=300, scale=3), gr.Accordion("Replay a recorded answer", open=True):
+            picker = run_picker(app, has_player=True)
+    return _Parts(question, status, heard, anew, settings, manner, picker)
 
 
 def streamed(options: DecodeOptions) -> DecodeOptions:
@@ -110,10 +150,14 @@ def _id(asked: Any) -> str:
 
 
 def _conversation(app: App, visit: Visit, decoder: str) -> tuple[Any, Any]:
-    """Returns the model with this decoder and the visit's session, a new one where the decoder is another."""
+    """Returns the model with this decoder and the visit's session, which now speaks with it.
+
+    A session remembers what was said, in words and in embeddings of the adaptor, which all decoders share.
+    """
     model = app.model_for(decoder)
-    if visit.session is None or visit.session.model.decoders[0] != decoder:
+    if visit.session is None:
         visit.session = model.session()
+    visit.session.model = model
     return model, visit.session
 
 
@@ -175,13 +219,31 @@ def _publish(app: App) -> None:
     with gr.Row(visible=False):
         clip = gr.Audio(type="filepath", label="audio")
         settings = decoding(app)
+        words = gr.Textbox("", label="text")
+        manner = speaking(app)
         outputs = [gr.JSON(label="event"), gr.Audio(label="wav", format="wav", interactive=False)]
 
-    def stream(audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int) -> Views:
-        check_clip(audio)
-        model = app.model_for(decoder)
+    def stream(  # where a component has a value, clients take that as the default instead
+        audio: str | None = None,
+        decoder: str = "",
+        tokens_per_step: int = 1,
+        policy: str = "",
+        temperature: float = 0.0,
+        seed: int = 0,
+        text: str = "",
+        voice: str = "",
+        text_chunk: int | None = None,
+        speech_chunk: int | None = None,
+        flow_steps: int | None = None,
+        flow_chunk: int | None = None,
+    ) -> Views:
+        if audio is not None:
+            check_clip(audio)
+        request = {"audio": audio, "text": check_words(text) or None, **speech(voice, flow_steps, flow_chunk)}
         options = streamed(decode_options(tokens_per_step, policy, temperature, seed))
-        for events in arrivals(lambda: model.stream(audio=audio, options=options)):
+        options = chunked(options, text_chunk, speech_chunk)
+        make = functools.partial(app.model_for(decoder).stream, **request, options=options)
+        for events in arrivals(make):
             for event in events:
                 wav = playable(event.result) if isinstance(event, Finished) else gr.skip()
                 yield event_json(event), wav
@@ -191,10 +253,11 @@ def _publish(app: App) -> None:
     endpoint(
         stream,
         "stream",
-        "Answers a spoken question in speech while it is being made. Yields one event at a time: {type: TextDelta, "
+        "Answers a question, spoken (audio) or typed (text), in speech while it is being made; voice, chunks and flow "
+        "are the checkpoint's own where they are not given. Yields one event at a time: {type: TextDelta, "
         "SpeechTokens, AudioChunk (16-bit samples in base64, sample_rate_hz), Timings, Finished (the whole answer), "
         "t_s}; with the last one comes the WAV file.",
-        inputs=[clip, *settings.components()],
+        inputs=[clip, *settings.components(), words, *manner.components()],
         outputs=outputs,
     )
 

@@ -14,8 +14,9 @@ from typing import Any
 import gradio as gr
 
 from demo import plots, render
+from demo.downloads import download_row, offer
 from demo.job import Views, endpoint
-from demo.run_picker import Refresh, about_run, run_picker
+from demo.run_picker import Runs, about_run, run_picker
 from demo.state import App
 from demo.timeline import timeline, timeline_value, token_rows
 from vocalnet import runs
@@ -64,19 +65,15 @@ class Results:
             self.strip: timeline_value(run),
             self.heads: _head_table(summary),
             **{self.figures[name]: gr.update(value=figure, visible=True) for name, figure in drawn.items()},
-            **{self.downloads[n]: gr.update(value=str(path), interactive=True) for n, path in paths.items()},
+            **offer(self.downloads, paths),
         }
 
 
-def tab(app: App) -> Refresh:
-    """Lays out and wires the tab, and publishes `/token_stats`.
-
-    Returns:
-        What connects an event, such as the opening of the tab, with the list of this visit's runs.
-    """
+def tab(app: App, has_player: bool = False) -> Runs:
+    """Lays out and wires the tab, and publishes `/token_stats`; `has_player` as for `run_picker`."""
     with gr.Row(elem_classes="vn-columns"):
         with gr.Column(min_width=300):
-            picker = run_picker(app)
+            picker = run_picker(app, has_player)
             status = gr.HTML(render.status(READY))
         with gr.Column(min_width=300):
             facts = gr.HTML(render.placeholder(NOTHING))
@@ -87,7 +84,7 @@ def tab(app: App) -> Refresh:
             yield results.show(run, Path(folder))
 
     _publish(picker.dropped)
-    return picker.wire(status, show, results.components())
+    return Runs(picker, picker.wire(status, show, results.components()))
 
 
 def _results(status: gr.HTML, facts: gr.HTML) -> Results:
@@ -99,10 +96,7 @@ def _results(status: gr.HTML, facts: gr.HTML) -> Results:
             for name in plots.MEASURES
         }
     heads = gr.HTML()
-    with gr.Row(elem_classes="vn-downloads"):
-        downloads = {
-            name: gr.DownloadButton(label, size="sm", interactive=False, min_width=120) for name, label in FILES.items()
-        }
+    downloads = download_row(FILES)
     return Results(status, facts, strip, figures, heads, downloads)
 
 

@@ -251,6 +251,10 @@ def test_what_is_no_sound_gets_a_sentence(talk_page, tmp_path):
             "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotFoundError'))",
             "No micro",
         ),
+        (
+            "navigator.mediaDevices.getUserMedia = () => Promise.reject(new DOMException('', 'NotReadableError'))",
+            "another program",
+        ),
         ("Object.defineProperty(window, 'isSecureContext', { value: false })", "secure pages only"),
     ],
 )
@@ -286,18 +290,23 @@ def run_file(tmp_path) -> Path:
     return runs.save(runs.record(model, events, options, "A dropped question?"), tmp_path / "dropped.zip")
 
 
-def test_a_run_dropped_on_any_tab_is_replayed(page, served, run_file):
-    open_page(page, served.url, "?tab=about")
-    page.get_by_role("tab", name="About").click()
+def drop(page: Page, name: str, data: bytes) -> None:
+    """Drops a file on the page."""
     page.evaluate(
-        """bytes => {
+        """([name, bytes]) => {
             const files = new DataTransfer();
-            files.items.add(new File([Uint8Array.from(bytes)], "dropped.zip", { type: "application/zip" }));
+            files.items.add(new File([Uint8Array.from(bytes)], name));
             const drop = new DragEvent("drop", { dataTransfer: files, bubbles: true, cancelable: true });
             document.querySelector("h1").dispatchEvent(drop);
         }""",
-        list(run_file.read_bytes()),
+        [name, list(data)],
     )
+
+
+def test_a_run_dropped_on_any_tab_is_replayed(page, served, run_file):
+    open_page(page, served.url, "?tab=about")
+    page.get_by_role("tab", name="About").click()
+    drop(page, run_file.name, run_file.read_bytes())
     expect(page.get_by_role("tab", name="Streaming")).to_have_attribute("aria-selected", "true")
     expect(button(page, "Replay")).to_be_enabled()
     n_before = served.model.n_opened
@@ -307,6 +316,24 @@ def test_a_run_dropped_on_any_tab_is_replayed(page, served, run_file):
     expect(page.locator(".vn-turn")).to_have_class(re.compile("vn-heard"), timeout=30_000)
     expect(page.locator(".vn-said")).to_have_text(ANSWER)
     assert served.model.n_opened == n_before  # no model was asked
+
+
+@pytest.mark.parametrize(("tab", "shown"), [("stats", "tokens proposed"), ("latency", "A run of fake")])
+def test_what_another_tab_shows_is_replayed(page, served, run_file, tab, shown):
+    open_page(page, served.url, f"?tab={tab}")
+    page.locator("input[type=file][accept*=zip]").set_input_files(run_file)
+    expect(status(page)).to_contain_text(shown)
+    button(page, "Replay").click()
+    expect(page.get_by_role("tab", name="Streaming")).to_have_attribute("aria-selected", "true")
+    expect(page.locator(".vn-turn")).to_contain_text("A dropped question?")
+    expect(page.locator(".vn-turn")).to_have_class(re.compile("vn-heard"), timeout=30_000)
+    expect(page.locator(".vn-said")).to_have_text(ANSWER)
+
+
+def test_a_dropped_file_that_is_no_run_gets_a_sentence(page, served):
+    open_page(page, served.url, "?tab=stats")
+    drop(page, "song.mp3", b"no run")
+    expect(page.get_by_text("song.mp3 is no run file. Drop a ZIP")).to_be_visible()
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

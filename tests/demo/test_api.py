@@ -21,6 +21,7 @@ from demo.examples import EXAMPLES
 
 CLIP = str(EXAMPLES[0].path)
 DECODING = ("decoder", "tokens_per_step", "policy", "temperature", "seed")
+SPEAKING = ("voice", "text_chunk", "speech_chunk", "flow_steps", "flow_chunk")
 HEALTH_KEYS = {"status", "model", "device", "load_s", "warmup_s"}
 
 
@@ -54,7 +55,7 @@ def test_exactly_the_documented_endpoints_are_public(client):
             "mask",
             "is_judged",
         ],
-        "/stream": ["audio", *DECODING],
+        "/stream": ["audio", *DECODING, "text", *SPEAKING],
         "/token_stats": ["run_file"],
         "/latency": ["audio", "rounds", *DECODING],
         "/attention": ["audio", "decoder", "mask"],
@@ -105,6 +106,27 @@ def test_stream(client, served):
     assert rate_hz == SAMPLE_RATE_HZ
     np.testing.assert_allclose(samples, tone(1.6), atol=2e-3)
     assert served.model.requests[-1]["options"].mask == "streaming"
+
+
+def test_stream_takes_text_voice_chunks_and_flow(client, served):
+    chosen = {"voice": "low", "text_chunk": 2, "speech_chunk": 7, "flow_steps": 3, "flow_chunk": 9}
+    last, _ = client.predict(text="Why?", tokens_per_step=2, **chosen, api_name="/stream")
+    assert last["text"] == ANSWER
+    asked = served.model.requests[-1]
+    assert (asked["audio"], asked["text"], asked["voice"]) == (None, "Why?", "low")
+    assert (asked["options"].text_chunk, asked["options"].speech_chunk, asked["options"].mask) == (2, 7, "streaming")
+    assert (asked["sound"].n_steps, asked["sound"].chunk) == (3, 9)
+    client.predict(text="Why?", api_name="/stream")
+    asked = served.model.requests[-1]
+    assert (asked["voice"], asked["sound"], asked["options"].text_chunk) == (None, None, None)
+
+
+def test_stream_refuses_what_is_no_question_in_a_sentence(client):
+    for wrong, words in (({}, "one question"), ({"text": "a" * 2001}, "longer than 2000 characters")):
+        with pytest.raises(AppError, match=words):
+            client.predict(**wrong, api_name="/stream")
+    with pytest.raises(AppError, match=r"text_chunk must be at least 1|minimum"):
+        client.predict(text="Why?", text_chunk=0, api_name="/stream")
 
 
 def test_latency(client):

@@ -16,7 +16,9 @@ from demo.attention_view import heads_value, masks_value
 from demo.examples import EXAMPLES
 from demo.player import MAX_WAV_BYTES, Turn, pcm_text, read_question
 from demo.recorded import recorded_runs
+from demo.state import App
 from demo.tabs import latency, streaming
+from demo.visits import Visit
 from vocalnet import DecodeOptions, Finished
 from vocalnet.attention import BEGIN, END, AnswerAttention
 from vocalnet.decoder.attention import Attention
@@ -43,6 +45,15 @@ def test_a_question_is_read(tmp_path):
 
 
 TOO_LONG = "A" * (MAX_WAV_BYTES + 1)
+
+
+@pytest.mark.parametrize("words", ["a" * 2001, "word " * 500])
+def test_too_many_words_are_refused(tmp_path, words):
+    with pytest.raises(ValueError, match="longer than 2000 characters"):
+        read_question({"id": "a", "text": words}, tmp_path, PATHS)
+    assert read_question({"id": "a", "text": "a" * 2000}, tmp_path, PATHS)
+
+
 NO_QUESTIONS = (None, "x", {}, {"example": 99}, {"example": -1}, {"text": " "}, {"wav": 3}, {"wav": TOO_LONG})
 
 
@@ -69,6 +80,15 @@ def test_a_turn_holds_text_sound_and_times(events):
     assert turn.chips[-1][:2] == ("RTF", f"{0.16 / (12 * CHUNK_S):.2f}")
     last = turn.ended()
     assert (last["isDone"], last["problem"], len(last["chunks"])) == (True, False, 12)
+
+
+def test_another_decoder_goes_on_with_the_conversation():
+    app, visit = App("fake", FakeModel(), load_s=0.0), Visit()
+    _, first = streaming._conversation(app, visit, "mtp_vocalnet")
+    model, second = streaming._conversation(app, visit, "ntp")
+    assert second is first
+    assert second.model is model
+    assert model.decoders[0] == "ntp"
 
 
 def test_events_for_programs(events):

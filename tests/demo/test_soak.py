@@ -18,7 +18,7 @@ GOOD = {
     "outcomes": {"equal": 5, "refused": 2, "cancelled": 3, "busy": 1},
     "memory": {"settled_mb": 100.0, "end_mb": 104.0},
     "live": {"jobs": 0, "sessions": 0, "answers": 0, "visits": 0},
-    "temporary_files": 0,
+    "temporary_files": {"at_rest": 0, "after_the_end": 0},
     "exit_code": 0,
 }
 
@@ -40,7 +40,8 @@ def test_a_good_soak_meets_all_bars():
         ({"memory": {"settled_mb": None, "end_mb": None}}, "memory"),
         ({"live": {"jobs": 0, "sessions": 1}}, "nothing alive"),
         ({"live": None}, "nothing alive"),
-        ({"temporary_files": 1}, "no temporary files"),
+        ({"temporary_files": {"at_rest": 1, "after_the_end": 0}}, "no temporary files"),
+        ({"temporary_files": {"at_rest": 0, "after_the_end": 1}}, "no temporary files"),
     ],
 )
 def test_every_bar_can_be_missed(changes, bar):
@@ -70,6 +71,8 @@ def test_outcomes_are_told_apart(served, tmp_path):
         assert visitors.ask_bad(client, draws) == ("refused", "")
     visitors.bad = [to_text]
     assert visitors.ask_bad(client, draws)[0] == "accepted"
+    visitors.bad = [("/speech_to_text", (to_text[1][0], "crash"))]  # which ends in no sentence of its own
+    assert visitors.ask_bad(client, draws)[0] == "lost"
     visitors.expected = {streamed: essence(soak.ask(client, streamed))}
     assert visitors.ask_good(client, draws) == ("equal", "")
     assert visitors.ask_cancelled(client, draws) == ("cancelled", "")
@@ -89,6 +92,13 @@ def test_visitors_ask_until_it_is_over(served, tmp_path, monkeypatch):
         thread.join(60)
     assert set(visitors.counts) == {"equal"}
     assert visitors.odd == []
+
+
+def test_temporary_files_are_those_outside_the_cache(tmp_path):
+    for name in ("page/gradio/ab/clip.wav", "page/question.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    assert soak.temporary_files(tmp_path) == [tmp_path / "page/question.wav"]
 
 
 def test_what_is_no_answer_is_an_error():

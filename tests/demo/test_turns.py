@@ -80,7 +80,7 @@ def test_two_answers_take_turns_and_never_compute_at_once():
 
 def test_what_measures_is_not_interrupted():
     said = []
-    run(arrivals(job("a", said)), arrivals(job("lab", said), is_calm=True), arrivals(job("b", said)))
+    run(arrivals(job("a", said)), arrivals(job("lab", said), is_alone=True), arrivals(job("b", said)))
     first, last = said.index("lab"), len(said) - said[::-1].index("lab")
     assert set(said[first:last]) == {"lab"}
     assert said.count("a") == said.count("b") == 40
@@ -97,7 +97,20 @@ def test_an_answer_has_a_limit_of_time(monkeypatch):
     monkeypatch.setattr(answering, "MAX_ANSWER_S", 0.3)
     with pytest.raises(ValueError, match="took longer than 5 minutes"):
         list(arrivals(job("a", [], n=10**6)))
-    assert len(list(arrivals(job("a", [], n=50, pause_s=0.01), is_calm=True))) > 1  # a lab takes its time
+    assert len(list(arrivals(job("a", [], n=50, pause_s=0.01), is_alone=True))) > 1  # a lab takes its time
+
+
+def test_a_job_that_waits_too_long_never_begins(own_turns, monkeypatch):
+    monkeypatch.setattr(answering, "MAX_ANSWER_S", 0.3)
+    said = []
+    with own_turns.turn(), pytest.raises(ValueError, match=r"The model was busy for 5 minutes\. Ask again later\."):
+        list(arrivals(job("a", said)))
+    with own_turns.turn():
+        views = arrivals(job("lab", said), is_alone=True)
+        assert next(views) == []
+        views.close()
+    assert own_turns.close(10.0)
+    assert said == []
 
 
 def test_nothing_comes_after_the_end_of_an_answer(own_turns):
