@@ -273,6 +273,19 @@ def test_demo_without_gradio_says_how_to_get_it(monkeypatch):
     assert 'pip install "vocalnet[demo]"' in result.stderr
 
 
+def test_demo_serves_where_it_is_told(monkeypatch):
+    from demo import page, state
+
+    served = {}
+    monkeypatch.setattr(state.App, "load", lambda *args, **kwargs: None)
+    monkeypatch.setattr(page, "serve", lambda build, app, **where: served.update(where))
+    assert run("demo", "--port", "7999", "--queue", "3").exit_code == 0
+    assert served == {"host": "127.0.0.1", "port": 7999, "share": False, "queue": 3}
+    refused = run("demo", "--queue", "0")
+    assert refused.exit_code == 2
+    assert "--queue" in refused.stderr
+
+
 def nan_clip():
     samples = np.full(16000, 0.1, np.float32)
     samples[5] = np.nan

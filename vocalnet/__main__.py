@@ -18,7 +18,7 @@ import typer
 
 from vocalnet.commands import benchmarks, hub, training
 from vocalnet.commands import data as data_tools
-from vocalnet.commands import stream as streaming
+from vocalnet.commands import stream as stream_command
 from vocalnet.commands.console import AsJson, Model, OneSentence, Out, show, tell
 
 if TYPE_CHECKING:
@@ -167,7 +167,7 @@ def stream(
 
     chunks = {"mask": mask, "text_chunk": text_chunk, "speech_chunk": speech_chunk}
     generation.check_options(**chunks)
-    asked = streaming.Asked(audio, repeats, results)
+    asked = stream_command.Asked(audio, repeats, results)
     is_measured = audio is None or repeats is not None
     if is_measured and out is not None:
         raise ValueError(
@@ -183,12 +183,12 @@ def stream(
     model = generation.load()
     options = generation.options(model, **chunks)
     if is_measured:
-        report, text = streaming.measure(model, asked, options, generation.speech())
+        report, text = stream_command.measure(model, asked, options, generation.speech())
         show(report, as_json, text=text)
     else:
         assert audio is not None
         assert out is not None
-        result, times = streaming.answer(model, audio, options, generation.speech())
+        result, times = stream_command.answer(model, audio, options, generation.speech())
         show({**_save_speech(result, out), **times}, as_json)
 
 
@@ -381,6 +381,7 @@ def demo(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on.")] = 7860,
     share: Annotated[bool, typer.Option(help="Make a public link through gradio.live.")] = False,
+    queue: Annotated[int | None, typer.Option(help="How many jobs may wait for their turn, 16.", min=1)] = None,
 ) -> None:
     """Opens the playground in the browser."""
     try:
@@ -390,7 +391,7 @@ def demo(
     except ModuleNotFoundError as error:
         raise ValueError(f'The demo needs the package {error.name}: pip install "vocalnet[demo]"') from error
     playground = App.load(model, device=device, dtype=dtype)
-    serve(build, playground, host=host, port=port, share=share)
+    serve(build, playground, host=host, port=port, share=share, queue=queue)
 
 
 def _check_grid(generation: Generation, grid: str) -> None:

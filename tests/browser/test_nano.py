@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from gradio_client import Client, handle_file
 from playwright.sync_api import expect
 
 from demo.examples import EXAMPLES
@@ -59,6 +61,45 @@ def test_a_spoken_question_gets_a_spoken_answer(page, nano_url):
     expect(page.locator(".vn-done").locator("visible=true")).to_be_visible(timeout=60_000)
     assert page.locator(".vn-answer textarea").locator("visible=true").input_value().strip()
     page.wait_for_function("window.played.some(audio => audio.currentTime > 0.3)")
+
+
+def test_what_the_talker_looked_at(page, nano_url):
+    page.goto(f"{nano_url}?tab=attention")
+    page.get_by_role("button", name="Look", exact=True).click()
+    heads = page.locator(".vn-attention .vn-head")
+    expect(heads.first).to_be_visible(timeout=120_000)
+    said = page.locator(".vn-status").locator("visible=true")
+    expect(said).to_contain_text("“")
+    labels = page.locator(".vn-attention .vn-piece")
+    n_pieces = labels.count()
+    expect(labels.first).to_contain_text("⟨begin⟩")
+    expect(labels.last).to_contain_text("⟨end⟩")
+    row = page.get_by_role("slider", name="Speech row", exact=True)
+    row.fill("0")
+    expect(page.locator(".vn-attention [data-part=which]")).to_contain_text("Speech row 0 (start):")
+    shut = page.locator(".vn-attention .vn-shut.vn-piece")
+    assert 0 < shut.count() < n_pieces  # of a streamed answer, the start sees the first chunk of text
+    row.fill(row.get_attribute("max"))
+    expect(page.locator(".vn-attention [data-part=which]")).not_to_contain_text("row 0 (start)")
+    expect(shut).to_have_count(0)
+    heads.last.click()
+    expect(heads.last).to_have_attribute("aria-pressed", "true")
+    page.get_by_label("A run of this visit").click()
+    page.get_by_role("option", name=re.compile("^1 · ")).click()
+    expect(said).to_contain_text("a run of nano", timeout=60_000)
+
+
+def test_attention_for_programs(nano_url):
+    client = Client(nano_url, verbose=False, download_files=False)
+    clip = handle_file(EXAMPLES[0].path)
+    found, _ = client.predict(clip, "mtp_vocalnet", "streaming", api_name="/attention")
+    weights, visible = np.array(found["weights"]), np.array(found["visible"])
+    n_rows = 1 + len(found["speech_tokens"])
+    assert weights.shape == (*np.shape(found["scores"]), n_rows, len(found["pieces"]))
+    assert visible.shape == weights.shape[2:]
+    assert (weights[..., visible == 0] == 0).all()
+    assert (visible == 0).any()
+    assert "".join(found["pieces"][1:-1]).strip() == found["text"].strip()
 
 
 def test_push_to_talk_asks_a_held_out_question(listening_page, nano_url, tmp_path):
