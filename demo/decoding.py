@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gradio as gr
@@ -49,9 +49,12 @@ def decoding(app: App) -> Decoding:
     return Decoding(decoder, steps, policy, temperature, seed)
 
 
-def decode_options(tokens_per_step: int, policy: str, temperature: float, seed: int) -> DecodeOptions:
-    """Returns what the components ask for; the candidates of every pick are for the token statistics."""
-    return DecodeOptions(
+def decode_options(
+    talker: Any, tokens_per_step: int, policy: str, temperature: float, seed: int, *, mask: str = "full"
+) -> DecodeOptions:
+    """Returns what the components ask for, else the talker's own; the candidates are for the token statistics."""
+    return replace(
+        talker.default_options(mask),
         tokens_per_step=int(tokens_per_step),
         policy=policy,
         temperature=temperature,

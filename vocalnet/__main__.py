@@ -165,7 +165,7 @@ def stream(
     """Answers as s2s does, shows the text while it comes, and tells when each chunk of sound was ready; or measures."""
     from vocalnet import files
 
-    chunks = {"mask": mask, "text_chunk": text_chunk, "speech_chunk": speech_chunk}
+    chunks: dict[str, Any] = {"mask": mask, "text_chunk": text_chunk, "speech_chunk": speech_chunk}
     generation.check_options(**chunks)
     asked = stream_command.Asked(audio, repeats, results)
     is_measured = audio is None or repeats is not None

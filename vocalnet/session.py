@@ -255,7 +255,7 @@ class Session:
         while True:
             pieces = prompt_pieces(model.tokenizer, model.family, messages)
             audio = audio[len(audio) - (len(pieces) - 1) :]
-            is_fit = sum(map(len, [*pieces, *audio])) <= room
+            is_fit = sum(map(len, pieces)) + sum(map(len, audio)) <= room
             if is_fit or len(messages) == 1:
                 break
             messages = messages[2:]  # a question and its answer

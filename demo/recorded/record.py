@@ -9,7 +9,6 @@ import vocalnet
 from demo.decoding import decode_options
 from demo.examples import EXAMPLES
 from demo.recorded import FOLDER
-from demo.tabs.streaming import streamed
 from vocalnet import runs
 
 RECORDED = {"capital": 3, "sum": 1}  # an example and its tokens per step
@@ -21,7 +20,7 @@ def main() -> None:
     by_name = {example.path.stem: example for example in EXAMPLES}
     for name, tokens_per_step in RECORDED.items():
         example = by_name[name]
-        options = streamed(decode_options(tokens_per_step, "fixed", 0.0, 0))
+        options = decode_options(model.talker, tokens_per_step, "fixed", 0.0, 0, mask="streaming")
         model.respond(audio=example.path, options=options)
         run = runs.record(model, list(model.stream(audio=example.path, options=options)), options, example.text)
         print(runs.save(run, FOLDER / f"{name}-{tokens_per_step}.zip"), run.result.text)

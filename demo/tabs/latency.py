@@ -22,7 +22,6 @@ from demo.job import Views, busy, controls, endpoint, wire
 from demo.question import check_clip, record
 from demo.run_picker import Runs, about_run, run_picker
 from demo.state import App
-from demo.tabs.streaming import streamed
 from vocalnet import DecodeOptions
 from vocalnet.events import Event
 from vocalnet.metrics.latency import STAGES, first_audio_stages, waterfall
@@ -102,7 +101,7 @@ def tab(app: App, has_player: bool = False) -> Runs:
             check_clip(clip)
         audio, answers = clip or str(EXAMPLES[number].path), list[list[Event]]()
         yield {results.table: render.placeholder(NOTHING)}
-        for events in _answers(app, audio, int(n), decoder, plain(decode_options(*values))):
+        for events in _answers(app, audio, int(n), decoder, plain(app, *values)):
             if events is not None:
                 answers.append(events)
             yield {buttons.status: busy(f"Answer {min(len(answers) + 1, int(n))} of {int(n)}")}
@@ -124,14 +123,14 @@ def tab(app: App, has_player: bool = False) -> Runs:
     return Runs(picker, picker.wire(buttons.status, show, results.components()))
 
 
-def plain(options: DecodeOptions) -> DecodeOptions:
-    """Returns the options of a streamed answer whose candidates nobody looks at."""
-    return replace(streamed(options), n_candidates=0)
+def plain(app: App, *values: Any) -> DecodeOptions:
+    """Returns the options of a streamed answer whose candidates nobody looks at; arguments of `decode_options`."""
+    return replace(decode_options(app.model.talker, *values, mask="streaming"), n_candidates=0)
 
 
 def _about(app: App, decoder: str, values: Sequence[Any]) -> dict[str, Any]:
     """Returns what was measured, and where."""
-    options = asdict(plain(decode_options(*values)))
+    options = asdict(plain(app, *values))
     return {"model": app.name, "decoder": decoder, "options": options, **provenance(int(values[-1]))}
 
 
@@ -239,7 +238,7 @@ def _publish(app: App) -> None:
         audio: str, rounds: int, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
     ) -> Views:
         check_clip(audio)
-        options, answers = plain(decode_options(tokens_per_step, policy, temperature, seed)), list[list[Event]]()
+        options, answers = plain(app, tokens_per_step, policy, temperature, seed), list[list[Event]]()
         for events in _answers(app, audio, int(rounds), decoder, options):
             answers += [] if events is None else [events]
             yield gr.skip(), gr.skip(), gr.skip()

@@ -47,7 +47,7 @@ def tab(app: App) -> Decoding:
         yield from snapshots(app.model_for(decoder), audio=clip, prompt=words.strip(), options=options)
 
     def draw(visitor: str | None, clip: str, words: str, decoder: str, *settings: Any) -> Views:
-        options = decode_options(*settings)
+        options = decode_options(app.model.talker, *settings)
         yield {
             text: "",
             speech: None,
@@ -71,7 +71,8 @@ def tab(app: App) -> Decoding:
         audio: str, decoder: str, tokens_per_step: int, policy: str, temperature: float, seed: int
     ) -> Views:
         check_clip(audio)
-        for snapshot in answer(audio, "", decoder, decode_options(tokens_per_step, policy, temperature, seed)):
+        options = decode_options(app.model.talker, tokens_per_step, policy, temperature, seed)
+        for snapshot in answer(audio, "", decoder, options):
             if snapshot.finished is None:
                 yield gr.skip()
             else:

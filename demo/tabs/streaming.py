@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -25,7 +25,7 @@ from demo.run_picker import Refresh, RunPicker, run_picker
 from demo.speaking import Speaking, chunked, speaking, speech
 from demo.state import App
 from demo.visits import Visit
-from vocalnet import AudioChunk, DecodeOptions, Finished, runs
+from vocalnet import AudioChunk, Finished, runs
 from vocalnet.events import Event
 from vocalnet.runs import Run
 
@@ -60,7 +60,8 @@ def tab(app: App) -> Talking:
             with TemporaryDirectory() as folder:
                 request = read_question(asked, Path(folder), PATHS)
                 voice, text_chunk, speech_chunk, *flow = values[-n_manner:]
-                options = chunked(streamed(decode_options(*values[:-n_manner])), text_chunk, speech_chunk)
+                options = decode_options(app.model.talker, *values[:-n_manner], mask="streaming")
+                options = chunked(options, text_chunk, speech_chunk)
                 sounding = speech(voice, *flow)
                 model, session = _conversation(app, visit, decoder)
                 words = request.get("text") or words_of(request["audio"])
@@ -137,11 +138,6 @@ def _layout(app: App) -> _Parts:
         with gr.Column(min_width=300, scale=3), gr.Accordion("Replay a recorded answer", open=True):
             picker = run_picker(app, has_player=True)
     return _Parts(question, status, heard, anew, settings, manner, picker)
-
-
-def streamed(options: DecodeOptions) -> DecodeOptions:
-    """Returns options under which an answer is spoken while its text is written."""
-    return replace(options, mask="streaming")
 
 
 def _id(asked: Any) -> str:
@@ -240,7 +236,7 @@ def _publish(app: App) -> None:
         if audio is not None:
             check_clip(audio)
         request = {"audio": audio, "text": check_words(text) or None, **speech(voice, flow_steps, flow_chunk)}
-        options = streamed(decode_options(tokens_per_step, policy, temperature, seed))
+        options = decode_options(app.model.talker, tokens_per_step, policy, temperature, seed, mask="streaming")
         options = chunked(options, text_chunk, speech_chunk)
         make = functools.partial(app.model_for(decoder).stream, **request, options=options)
         for events in arrivals(make):
