@@ -241,7 +241,7 @@ def evaluate(
         show(report, as_json, text=text)
         return
     if grid is not None:
-        _check_grid(generation, grid)
+        benchmarks.check_grid(generation, grid)
     if items == "heldout":
         from vocalnet.training.heldout import heldout_items
 
@@ -392,20 +392,6 @@ def demo(
         raise ValueError(f'The demo needs the package {error.name}: pip install "vocalnet[demo]"') from error
     playground = App.load(model, device=device, dtype=dtype)
     serve(build, playground, host=host, port=port, share=share, queue=queue)
-
-
-def _check_grid(generation: Generation, grid: str) -> None:
-    """Refuses a grid that does not exist, and options that its cells set themselves."""
-    from vocalnet.grids import find_grid
-
-    find_grid(grid, ())
-    for name in ("decoder", "tokens_per_step", "policy", "temperature", "max_tokens"):
-        if getattr(generation, name) is not None:
-            raise ValueError(
-                f"The cells of a grid set --{name.replace('_', '-')} themselves. Leave it out with --grid."
-            )
-    if generation.speech():
-        raise ValueError("A grid speaks as the checkpoint says. Leave --voice, --flow-steps and --flow-chunk out.")
 
 
 def _outside(model: Any, has_p835: bool) -> dict[str, Any]:

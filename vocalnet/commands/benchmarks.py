@@ -65,6 +65,20 @@ def run(name: str, generation: Any, out: Path, asked: Asked) -> tuple[dict[str, 
     return report, f"{report['n']} answers of {', '.join(report['sets'])}; details in {out}"
 
 
+def check_grid(generation: Any, grid: str) -> None:
+    """Refuses a grid that does not exist, and options that its cells set themselves."""
+    from vocalnet.grids import find_grid
+
+    find_grid(grid, ())
+    for name in ("decoder", "tokens_per_step", "policy", "temperature", "max_tokens"):
+        if getattr(generation, name) is not None:
+            raise ValueError(
+                f"The cells of a grid set --{name.replace('_', '-')} themselves. Leave it out with --grid."
+            )
+    if generation.speech():
+        raise ValueError("A grid speaks as the checkpoint says. Leave --voice, --flow-steps and --flow-chunk out.")
+
+
 def make_judge(asked: Asked) -> Any:
     """Returns the judge at a URL, or exact match without one.
 
