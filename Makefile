@@ -33,7 +33,8 @@ demo: $(STAMPS)/requirements
 	$(PY) app.py --model nano --port $(PORT)
 
 test: $(STAMPS)/requirements-dev $(STAMPS)/voices $(STAMPS)/browser
-	$(PY) -m pytest
+	$(PY) -m pytest --numprocesses 2 --dist loadfile --ignore tests/browser
+	$(PY) -m pytest tests/browser
 
 check: $(STAMPS)/requirements-dev
 	$(PY) -m ruff check .

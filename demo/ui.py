@@ -9,6 +9,7 @@ import gradio as gr
 
 from demo.job import AT_ONCE
 from demo.page import new_page
+from demo.run_picker import Runs
 from demo.state import App
 from demo.tabs import about, attention, latency, speech_to_speech, speech_to_text, speedup_lab, streaming, token_stats
 
@@ -18,6 +19,7 @@ def build(app: App) -> gr.Blocks:
     with new_page(app) as blocks:
         with gr.Tabs(selected=tab_names(app)[0], overflow_behavior="wrap") as tabs:
             settings: dict[str, Any] = {}  # what a link may set, by its name
+            shown: dict[gr.Tab, Runs] = {}  # tabs that show runs
             if app.has_speech:
                 with gr.Tab("Speech to speech", id="s2s"):
                     decoding = speech_to_speech.tab(app)
@@ -30,15 +32,11 @@ def build(app: App) -> gr.Blocks:
                 with gr.Tab("Speedup lab", id="lab"):
                     compared = speedup_lab.tab(app)
                 with gr.Tab("Token statistics", id="stats") as stats:
-                    shown = {stats: token_stats.tab(app, has_player=True)}
+                    shown[stats] = token_stats.tab(app, has_player=True)
                 with gr.Tab("Latency", id="latency") as times:
                     shown[times] = latency.tab(app, has_player=True)
                 with gr.Tab("Attention", id="attention") as looks:
                     shown[looks] = attention.tab(app, has_player=True)
-                for opened, runs in shown.items():
-                    runs.refresh(opened.select)
-                    runs.picker.again.click(lambda: gr.Tabs(selected="stream"), None, tabs, **AT_ONCE)
-                    talk.replays(runs.picker)
                 settings = {
                     "decoder": decoding.decoder,
                     "step": decoding.tokens_per_step,
@@ -48,6 +46,11 @@ def build(app: App) -> gr.Blocks:
                 }
             with gr.Tab("About", id="about"):
                 about.tab(app)
+
+        for opened, runs in shown.items():
+            runs.refresh(opened.select)
+            runs.picker.again.click(lambda: gr.Tabs(selected="stream"), None, tabs, **AT_ONCE)
+            talk.replays(runs.picker)
 
         def follow_link(request: gr.Request) -> list[Any]:
             choice = link_choice(request.query_params, app)
