@@ -55,7 +55,7 @@ def tiny_list(folder: Path, n: int = 14) -> Path:
     return folder / "train.json"
 
 
-def tiny_settings(output: Path, model: Path, data: Path, **changes: Any) -> Settings:
+def tiny_settings(output: Path, model: Path | str, data: Path, **changes: Any) -> Settings:
     """Returns settings of a run of a few steps that logs each of them."""
     values: dict[str, Any] = {
         "stage": 1,
