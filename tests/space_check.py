@@ -48,7 +48,7 @@ def served(space: Path, python: str, home: Path) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     with (home / "log").open("w") as log:
-        command = [python, "app.py", "--port", str(port)]
+        command = [os.path.abspath(python), "app.py", "--port", str(port)]  # a link to the bare Python stays one
         process = subprocess.Popen(command, cwd=space, env=cut_off(home), stdout=log, stderr=subprocess.STDOUT)
     url = f"http://127.0.0.1:{port}"
     try:
