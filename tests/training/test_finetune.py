@@ -33,18 +33,6 @@ from vocalnet.training.trainer import TRAINED, StageTrainer
 TRIED = ("lora", "dora", "full", "lisa", "experts")
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint."""
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny list."""
-    return tiny_list(tmp_path_factory.mktemp("data"))
-
-
 @pytest.fixture(autouse=True)
 def _fresh_state():
     """No test sees the devices of another."""

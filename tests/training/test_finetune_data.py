@@ -2,29 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 import torch
 
-from tests.training.finetuning import losses, tiny_checkpoint, tiny_list, tiny_settings
+from tests.training.finetuning import losses, tiny_list, tiny_settings
 from vocalnet.data.streams import pack
 from vocalnet.training import checkpoints
 from vocalnet.training.finetune import examples, finetune
 from vocalnet.training.methods import prepare
 from vocalnet.training.settings import read_settings
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny checkpoint."""
-    return tiny_checkpoint(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny list."""
-    return tiny_list(tmp_path_factory.mktemp("data"))
 
 
 def test_several_lists_are_one_each_with_its_own_folder(model, data, tmp_path):
