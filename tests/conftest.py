@@ -88,6 +88,12 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    """Random weights and draws of a test depend on no test before it: a random talker may say nothing at all."""
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def fake_model() -> FakeModel:
     """A model with the facade's `respond` and `stream`."""

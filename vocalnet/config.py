@@ -152,6 +152,7 @@ class HiftConfig:
     istft_hop: int = 4
     source_resblock_kernels: tuple[int, ...] = (7, 7, 11)
     fade: str = "hamming"  # cross-fade of streamed audio: "hamming" as released, "zero" reaches zero at its ends
+    mel_window_hops: int = 4  # mel frames per analysis window: 4 * 480 = 1920 samples at the published size
 
     @property
     def samples_per_frame(self) -> int:

@@ -49,6 +49,6 @@ class Answers:
 
 
 def mel_settings(hift: HiftConfig) -> dict[str, int]:
-    """Returns the arguments of `flow_mel` for a vocoder: four hops per window, as at 24 kHz."""
+    """Returns the arguments of `flow_mel` for the mel that a vocoder reads."""
     hop = hift.samples_per_frame
-    return {"sample_rate_hz": hift.sample_rate_hz, "n_fft": 4 * hop, "hop": hop}
+    return {"sample_rate_hz": hift.sample_rate_hz, "n_fft": hift.mel_window_hops * hop, "hop": hop}
