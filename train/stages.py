@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable
+from typing import TypeVar
 
+import torch
 from torch import nn
 from transformers import AutoTokenizer
 
@@ -26,7 +28,11 @@ from vocalnet.training.stage_talker import train_talker
 from vocalnet.training.stage_text import train_text
 from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
 from vocalnet.training.stage_vocoder import train_vocoder
+from vocalnet.vocoder.flow import Flow
+from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
+
+Module = TypeVar("Module", bound=nn.Module)
 
 
 def nano(recipe: Recipe) -> None:
@@ -61,15 +67,26 @@ def units(recipe: Recipe) -> None:
 def vocoder(recipe: Recipe) -> None:
     """Trains HiFT on the answer voice."""
     answers = Answers(recipe.data, "train", recipe.model.hift)
-    hift = train_vocoder(answers, recipe.folder, recipe.model.hift, recipe.config, recipe.seed)
+    hift = begin(recipe, "hift", lambda: Hift(recipe.model.hift))
+    train_vocoder(hift, answers, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "hift", hift)
 
 
 def flow(recipe: Recipe) -> None:
     """Trains the flow from speech tokens to mel."""
     answers = Answers(recipe.data, "train", recipe.model.hift)
-    trained = train_flow(answers, recipe.data, recipe.folder, recipe.model.flow, recipe.config, recipe.seed)
+    trained = begin(recipe, "flow", lambda: Flow(recipe.model.flow))
+    train_flow(trained, answers, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "flow", trained)
+
+
+def begin(recipe: Recipe, component: str, make: Callable[[], Module]) -> Module:
+    """Returns a component with fresh weights, or with the checkpoint's own if the yaml says `start: checkpoint`."""
+    torch.manual_seed(recipe.seed)
+    module = make()
+    if recipe.config.get("start") == "checkpoint":
+        load_component(recipe.checkpoint, component, module)
+    return module
 
 
 def text(recipe: Recipe) -> None:

@@ -5,13 +5,19 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 import vocalnet
 from train.common import load_recipes
+from train.stages import begin
+from vocalnet.checkpoint import NANO
 from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
+from vocalnet.vocoder.flow import Flow
 
 ROOT = Path(__file__).parents[2]
 
@@ -42,6 +48,16 @@ def test_further_decoders_come_with_it(work):
     model = vocalnet.load(work / "checkpoint")
     assert model.decoders == ["mtp_vocalnet", "group_linear_3", "ntp", "ntp_seed2"]
     assert model.with_decoder("group_linear_3").max_tokens_per_step == 3
+
+
+def test_a_stage_starts_from_the_checkpoint_or_afresh(tmp_path):
+    (tmp_path / "checkpoint").symlink_to(NANO)
+    recipe = load_recipes("voice", tmp_path)["flow"]
+    shipped = load_file(NANO / "flow.safetensors")
+    for config, is_shipped in ((recipe.config, True), ({**recipe.config, "start": None}, False)):
+        flow = begin(replace(recipe, config=config), "flow", lambda: Flow(recipe.model.flow))
+        weight = flow.state_dict()["encoder_proj.weight"]
+        assert torch.equal(weight, shipped["encoder_proj.weight"].float()) == is_shipped
 
 
 def test_every_stage_logs_its_losses(work):

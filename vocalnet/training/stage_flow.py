@@ -8,26 +8,22 @@ from typing import Any
 import numpy as np
 import torch
 
-from vocalnet.config import FlowConfig
 from vocalnet.training.answers import Answers
 from vocalnet.training.data import pad
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.vocoder.flow import Flow, flow_matching_loss
 
 
-def train_flow(
-    answers: Answers, data: Path, folder: Path, config: FlowConfig, options: dict[str, Any], seed: int
-) -> Flow:
-    """Returns the flow, trained on the answers' tokens (`data/units`) and mels; half of the steps see chunks only.
+def train_flow(flow: Flow, answers: Answers, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
+    """Trains a flow in place on the answers' tokens (`data/units`) and mels; half of the steps see chunks only.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "bf16", "prior" (weight, see `flow_matching_loss`).
     """
     loop = LoopConfig(**options["loop"])
-    torch.manual_seed(seed)
-    flow = Flow(config)
     units = [torch.from_numpy(np.load(data / "units" / f"{name}.npy")) for name in answers.names]
     order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
+    config = flow.config
     ratio = config.token_mel_ratio
 
     def losses(step: int, generator: torch.Generator) -> Losses:
@@ -42,4 +38,3 @@ def train_flow(
         return {"total": loss}
 
     train({"flow": flow}, losses, loop, folder, seed)
-    return flow

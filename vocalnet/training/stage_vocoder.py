@@ -58,15 +58,15 @@ def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return total / len(RESOLUTIONS)
 
 
-def train_vocoder(answers: Answers, folder: Path, config: HiftConfig, options: dict[str, Any], seed: int) -> Hift:
-    """Returns the vocoder, trained on random segments of the answers.
+def train_vocoder(vocoder: Hift, answers: Answers, folder: Path, options: dict[str, Any], seed: int) -> None:
+    """Trains a vocoder in place on random segments of the answers.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "segment_frames", "discriminator" (its channels).
     """
     loop = LoopConfig(**options["loop"])
+    config = vocoder.config
     torch.manual_seed(seed)
-    vocoder = Hift(config)
     discriminator = Discriminator(options["discriminator"])
     f0 = [pitch(x, config, len(m)) for x, m in zip(answers.samples, answers.mel, strict=True)]
     hop, frames = config.samples_per_frame, options["segment_frames"]
@@ -96,4 +96,3 @@ def train_vocoder(answers: Answers, folder: Path, config: HiftConfig, options: d
         return {"total": total, **{name: value.detach() for name, value in parts.items()}}
 
     train({"hift": vocoder, "discriminator": discriminator}, losses, loop, folder, seed)
-    return vocoder
