@@ -21,6 +21,8 @@ from torch import Tensor, nn
 
 from vocalnet import shards
 from vocalnet.decoder.backbone import Attention, SwiGLU, join
+from vocalnet.vocoder import estimator
+from vocalnet.vocoder.causal import RowConv1d
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
@@ -154,12 +156,20 @@ def _plain(module: nn.Module) -> None:
 def _join(module: nn.Module) -> None:
     """Joins layers that read the same input: fewer and larger products."""
     for part in module.modules():
-        if isinstance(part, Attention | SwiGLU) and part.joined is None:
+        if isinstance(part, Attention | SwiGLU | estimator.Attention) and part.joined is None:
             join(part)
+
+
+def _unfold(module: nn.Module) -> None:
+    """Makes products of those convolutions that are then packed."""
+    for part in module.modules():
+        if isinstance(part, RowConv1d) and part.unfolded is None and is_packable(part.unfolding()):
+            part.unfold()
 
 
 def _pack(module: nn.Module) -> None:
     _join(module)
+    _unfold(module)
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     n_bytes = 0
     for parent, name in _linears(module):
