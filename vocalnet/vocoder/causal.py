@@ -6,6 +6,7 @@ Letters: B batch, C channels, H heads, d head width, N frames of this pass, N_pa
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -29,6 +30,7 @@ class PassCache:
     def __init__(self, spare: SpareMemory | None = None) -> None:
         self.n_seen = 0  # frames (or tokens) of earlier passes; the outermost module adds to it
         self._tails: dict[nn.Module, Tensor] = {}
+        self._constants: dict[nn.Module, list[Tensor]] = {}
         self._rows: dict[nn.Module, tuple[Tensor, int]] = {}  # with room for later passes, and how many are in use
         self._spare = SpareMemory() if spare is None else spare
         weakref.finalize(self, _give_back, self._rows, self._spare).atexit = False
@@ -46,6 +48,12 @@ class PassCache:
         rows[..., n_past:n, :] = x
         self._rows[owner] = rows, n
         return rows[..., :n, :]
+
+    def once(self, owner: nn.Module, make: Callable[[], list[Tensor]]) -> list[Tensor]:
+        """Returns what `make` gave in the first pass: what is the same in all of them."""
+        if owner not in self._constants:
+            self._constants[owner] = make()
+        return self._constants[owner]
 
     def after_tail(self, owner: nn.Module, x: Tensor, n: int) -> Tensor:
         """Returns x (B, N, C) after the n frames before it, zeros at the start; keeps the last n for the next pass."""
@@ -155,17 +163,23 @@ def merge_heads(x: Tensor) -> Tensor:
     return x.transpose(1, 2).flatten(2)
 
 
-def attend(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
-    """Scaled dot-product attention: (B, H, N, d), twice (B, H, N_k, d), mask as in `attention_mask` -> (B, H, N, d).
+def attend(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None) -> Tensor:
+    """Scaled dot-product attention: (B, H, N, d), twice (B, H, N_k, d) -> (B, H, N, d).
 
     On a CPU, batched products take two thirds of the time of torch's fused kernel, as long as the scores fit its cache.
+
+    Args:
+        query, key, value: of all heads.
+        bias: added to the scores, (B or 1, 1, N or 1, N_k); None: all keys are seen alike.
     """
     B, H, N, d = query.shape
     is_small = B * H * N * key.shape[2] <= PRODUCT_SCORES
     if query.device.type != "cpu" or torch.is_grad_enabled() or not is_small:
-        return functional.scaled_dot_product_attention(query, key, value, mask)
+        return functional.scaled_dot_product_attention(query, key, value, bias)
     scaled = torch.mul(query, d**-0.5, out=query.new_empty(query.shape)).flatten(0, 1)  # (B * H, N, d)
-    scores = torch.bmm(scaled, key.flatten(0, 1).transpose(1, 2))  # (B * H, N, N_k)
-    if mask is not None:
-        scores.view(B, H, N, -1).masked_fill_(~mask, -torch.inf)
+    keys = key.flatten(0, 1).transpose(1, 2)  # (B * H, d, N_k)
+    if bias is None:
+        scores = torch.bmm(scaled, keys)  # (B * H, N, N_k)
+    else:
+        scores = torch.baddbmm(bias.expand(B, H, N, -1).flatten(0, 1), scaled, keys)
     return torch.bmm(scores.softmax(-1), value.flatten(0, 1)).view(query.shape)

@@ -8,13 +8,14 @@ Letters: B batch, C channels, N mel frames, H heads, d head width, E width of th
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vocalnet.config import EstimatorConfig
-from vocalnet.decoder.backbone import JoinedLinear
+from vocalnet.decoder.backbone import JoinedLinear, attention_bias
 from vocalnet.vocoder.causal import CausalConv1d, PassCache, RowConv1d, attend, attention_mask, merge_heads
 
 TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
@@ -65,7 +66,7 @@ class CausalBlock(nn.Module):
 
 
 class ResnetBlock(nn.Module):
-    """Two causal blocks with the time embedding added between: (B, N, C_in) -> (B, N, C)."""
+    """Two causal blocks with the time added between: (B, N, C_in) -> (B, N, C)."""
 
     def __init__(self, in_channels: int, channels: int, time_dim: int) -> None:
         super().__init__()
@@ -74,15 +75,16 @@ class ResnetBlock(nn.Module):
         self.block2 = CausalBlock(channels, channels)
         self.res_conv = RowConv1d(in_channels, channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor, cache: PassCache | None) -> Tensor:
-        hidden = self.block1(x, cache) + self.mlp(time)[:, None]  # (B, N, C)
-        return self.block2(hidden, cache) + self.res_conv(x)
+    def forward(self, x: Tensor, shift: Tensor, cache: PassCache | None) -> Tensor:
+        """`shift` (B, 1, C): the time embedding through `mlp`."""
+        hidden = self.block1(x, cache).add_(shift)  # (B, N, C)
+        return self.block2(hidden, cache).add_(self.res_conv(x))
 
 
 class Attention(nn.Module):
     """Self-attention without positions: (B, N, C) -> (B, N, C)."""
 
-    SAME_INPUT = ("to_q", "to_k", "to_v")
+    SAME_INPUT: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v")
 
     def __init__(self, dim: int, n_heads: int, head_dim: int) -> None:
         super().__init__()
@@ -94,6 +96,7 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(n_heads * head_dim, dim))
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
+        """`mask` as in `causal.attend`."""
         if self.joined is None:
             rows = torch.cat([self.to_q(x), self.to_k(x), self.to_v(x)], dim=-1)  # (B, N, 3 * H * d)
         else:
@@ -150,9 +153,9 @@ class Stage(nn.ModuleList):
         super().__init__([*parts, CausalConv1d(dim, dim, 3)] if has_conv else parts)
         self.has_conv = has_conv
 
-    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None, cache: PassCache | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, shift: Tensor, mask: Tensor | None, cache: PassCache | None) -> tuple[Tensor, Tensor]:
         """Returns the frames before the convolution, which the U-Net's skip carries, and after it."""
-        x = self[0](x, time, cache)  # (B, N, C)
+        x = self[0](x, shift, cache)  # (B, N, C)
         for block in self[1].children():
             x = block(x, mask, cache)
         return x, self[2](x, cache) if self.has_conv else x
@@ -205,13 +208,19 @@ class Estimator(nn.Module):
         """
         _, _, N = x.shape
         mask = attention_mask(N, cache.n_seen if cache else 0, chunk, lengths, x.device)
-        time = self.time_mlp(time_sinusoids(t, self.time_dim))  # (B, E)
+        bias = None if mask is None else attention_bias(mask, x.dtype)
+        first, *later = self._shifts(t) if cache is None else cache.once(self, lambda: self._shifts(t))
         x = torch.cat([x, mu, spk[..., None].expand(-1, -1, N), cond], dim=1).transpose(1, 2)  # (B, N, 4 n_mels)
-        skip, x = self.down_blocks[0](x, time, mask, cache)  # (B, N, C) each
-        for stage in self.mid_blocks:
-            x, _ = stage(x, time, mask, cache)
-        _, x = self.up_blocks[0](torch.cat([x, skip], dim=2), time, mask, cache)
+        skip, x = self.down_blocks[0](x, first, bias, cache)  # (B, N, C) each
+        for stage, shift in zip(self.mid_blocks, later[:-1], strict=True):
+            x, _ = stage(x, shift, bias, cache)
+        _, x = self.up_blocks[0](torch.cat([x, skip], dim=2), later[-1], bias, cache)
         x = self.final_block(x, cache)
         if cache is not None:
             cache.n_seen += N
         return self.final_proj(x).transpose(1, 2)  # (B, n_mels, N)
+
+    def _shifts(self, t: Tensor) -> list[Tensor]:
+        """Returns what each stage's resnet adds at flow times (B,): (B, 1, C) each."""
+        time = self.time_mlp(time_sinusoids(t, self.time_dim))  # (B, E)
+        return [stage[0].mlp(time)[:, None] for stage in (*self.down_blocks, *self.mid_blocks, *self.up_blocks)]
