@@ -108,7 +108,8 @@ class RowConv1d(nn.Conv1d):
     def unfold(self) -> None:
         """Replaces the weight by its `unfolding`, in place: for inference."""
         self.unfolded = self.unfolding()
-        del self.weight, self.bias
+        self.register_parameter("weight", None)
+        self.register_parameter("bias", None)
         self.register_state_dict_post_hook(_save_folded)
 
 
