@@ -166,7 +166,11 @@ def packs_all(monkeypatch):
 
 def kinds(module):
     """Returns the kinds of a module's layers that multiply with weights."""
-    return {type(part).__name__ for part in module.modules() if "Linear" in type(part).__name__}
+    return {
+        type(part).__name__
+        for part in module.modules()
+        if "Linear" in type(part).__name__ or "Packed" in type(part).__name__
+    }
 
 
 def test_on_a_cpu_a_model_is_packed_and_answers_and_is_saved_as_a_plain_one(varied, question, packs_all, tmp_path):
@@ -176,7 +180,8 @@ def test_on_a_cpu_a_model_is_packed_and_answers_and_is_saved_as_a_plain_one(vari
     assert kinds(packed.talker) == kinds(packed.with_decoder("ntp").talker) == {"JoinedLinear", "PackedLinear"}
     assert kinds(packed.llm) == {"PackedLinear", "Linear"}, "the tied table stays one"
     assert "PackedLinear" in kinds(packed.vocoder.flow_model)
-    assert "PackedLinear" not in kinds(packed.encoder) | kinds(packed.vocoder.hift)
+    assert "PackedConv1d" in kinds(packed.vocoder.hift)
+    assert kinds(packed.encoder) == {"Linear"}
     for name in ("mtp_vocalnet", "ntp"):
         options = replace(OPTIONS, tokens_per_step=1)
         want, got = (m.with_decoder(name).respond(audio=question, options=options) for m in (plain, packed))

@@ -266,7 +266,7 @@ def bench_token2wav(token2wav: Token2Wav, options: BenchOptions) -> list[dict[st
     """Returns, without and with a voice prompt, the exact stream beside re-running everything at the same points."""
     token2wav = token2wav.to(options.device).eval().requires_grad_(False)
     token2wav.hift.fuse_weight_norm()
-    use_kernel(token2wav.flow_model, options.kernel)
+    token2wav.use_kernel(options.kernel)
     config = token2wav.flow_config
     chunk = config.chunk_size
     tokens = torch.randint(config.vocab_size, (VOCODED_TOKENS,))

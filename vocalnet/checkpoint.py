@@ -227,9 +227,9 @@ def load(
         dtype: None: float32 on the CPU; on a GPU the published checkpoint's own, bfloat16 for ours. Vocoder and speech
             tokenizer stay in float32.
         base_llm: LLM of a published LoRA folder, a folder or a hub id; None: the one that its adapter names.
-        kernel: how talker and LLM read their weights on a CPU: "plain", "packed" (the same numbers, faster) or "int8"
-            (a talker of 8 bits, approximate; the LLM stays packed). Only a plain model can be moved, cast or trained.
-            None: packed on a CPU.
+        kernel: how talker, LLM and vocoder read their weights on a CPU: "plain", "packed" (the same numbers, faster)
+            or "int8" (a talker of 8 bits, approximate; the rest is packed). Only a plain model can be moved, cast or
+            trained. None: packed on a CPU.
 
     Raises:
         ValueError: no such checkpoint, files or keys missing, an argument that the checkpoint has no use for, or a

@@ -160,7 +160,7 @@ class VocalNet(PreTrainedModel):
         return model
 
     def use_kernel(self, kernel: str) -> None:
-        """Prepares LLM, talker and flow for inference, in place; see `decoder.kernels`. int8 is for the talker only.
+        """Prepares LLM, talker and vocoder for inference, in place; see `decoder.kernels`. int8 is for the talker only.
 
         Raises:
             ValueError: there is no such kernel, or it does not go with the device or the dtype.
@@ -171,7 +171,7 @@ class VocalNet(PreTrainedModel):
         if self.talker is not None:
             use_kernel(self.talker, kernel)
         if isinstance(self.vocoder, Token2Wav):
-            use_kernel(self.vocoder.flow_model, exact)
+            self.vocoder.use_kernel(exact)
 
     @property
     def policies(self) -> list[str]:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
-from vocoder_helpers import assert_close, stage_outputs
+from vocoder_helpers import TINY_HIFT, assert_close, stage_outputs
 
 from vocalnet.config import HiftConfig
+from vocalnet.decoder.kernels import PackedConv1d, use_kernel
 from vocalnet.vocoder.hift import Hift
 
 WAVE_TOLERANCE = 2e-4
@@ -111,3 +114,30 @@ def test_batch_rows_are_independent(tiny):
 def test_impossible_sizes(sizes):
     with pytest.raises(ValueError, match="hift:"):
         Hift(HiftConfig(**sizes))
+
+
+def test_a_packed_vocoder_computes_the_same_and_is_saved_as_the_plain_one():
+    torch.manual_seed(0)
+    hift = Hift(TINY_HIFT).eval().requires_grad_(False)
+    hift.fuse_weight_norm()
+    packed = copy.deepcopy(hift)
+    use_kernel(packed, "packed")
+    assert sum(isinstance(part, PackedConv1d) for part in packed.modules()) > 60
+    state, expected = packed.state_dict(), hift.state_dict()
+    assert set(state) == set(expected)
+    assert all(torch.equal(state[key], value) for key, value in expected.items())
+    with torch.no_grad():
+        for n in (1, 7, 20):
+            mel = torch.randn(1, 80, n)
+            source = hift.source(hift.f0(mel), noise=0)
+            assert_close(packed.f0(mel), hift.f0(mel), 1e-2)
+            assert_close(packed.decode(mel, source), hift.decode(mel, source), 1e-5)
+    with pytest.raises(ValueError, match='kernel="plain"'):
+        packed.double()
+
+
+def test_weight_norm_is_not_packed():
+    hift = Hift(TINY_HIFT)
+    use_kernel(hift, "packed")
+    assert sum(isinstance(part, PackedConv1d) for part in hift.modules()) == len(hift.source_downs)
+    assert all(isinstance(part, PackedConv1d) for part in hift.source_downs)

@@ -6,7 +6,7 @@ Letters: B batch, n rows of this pass, T keys, D width, H heads, d = D / H.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +77,14 @@ def _save_parts(joined: JoinedLinear, state: dict[str, Any], prefix: str, metada
             state[f"{owner}{name}.weight"] = rows.clone()
 
 
-def join(owner: Attention | SwiGLU) -> None:
+class Joinable(Protocol):
+    """A module that applies several linear layers to one input, and `joined` instead once it has it."""
+
+    SAME_INPUT: ClassVar[tuple[str, ...]]
+    joined: JoinedLinear | None
+
+
+def join(owner: Joinable) -> None:
     """Replaces the linear layers that `owner` applies to one input by a `JoinedLinear`, in place."""
     owner.joined = JoinedLinear({name: getattr(owner, name) for name in owner.SAME_INPUT})
     for name in owner.SAME_INPUT:
@@ -87,7 +94,7 @@ def join(owner: Attention | SwiGLU) -> None:
 class Attention(nn.Module):
     """Multi-head attention with as many key-value heads as heads, no biases."""
 
-    SAME_INPUT = ("q_proj", "k_proj", "v_proj")
+    SAME_INPUT: ClassVar[tuple[str, ...]] = ("q_proj", "k_proj", "v_proj")
 
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
@@ -132,7 +139,7 @@ class Attention(nn.Module):
 class SwiGLU(nn.Module):
     """Gated feed-forward network, no biases."""
 
-    SAME_INPUT = ("gate_proj", "up_proj")
+    SAME_INPUT: ClassVar[tuple[str, ...]] = ("gate_proj", "up_proj")
 
     def __init__(self, dim: int, ffn_dim: int) -> None:
         super().__init__()

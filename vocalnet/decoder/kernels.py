@@ -21,8 +21,12 @@ from torch import Tensor, nn
 
 from vocalnet import shards
 from vocalnet.decoder.backbone import Attention, SwiGLU, join
+from vocalnet.vocoder import estimator
+from vocalnet.vocoder.causal import RowConv1d
+from vocalnet.vocoder.hift import HiftConv1d
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
+PACKED_FOR_FRAMES = 400  # the same for a convolution
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 PACKED_FROM = 256  # inputs and outputs; narrower layers are packed only if they have half-precision weights as well
 HALF_UP_TO = 1 << 20  # weights of a layer; larger ones do not stay in the cache
@@ -30,14 +34,35 @@ HALF_ROWS = 8  # up to so many, half-precision weights are used
 SLOW_ROWS = 3  # a tenth slower than four (AMD EPYC, oneDNN of torch 2.13): a row of zeros is added
 
 
-class PackedLinear(nn.Module):
-    """A linear layer whose weight is kept in oneDNN's layout, a small one's in FBGEMM's too; for inference on a CPU."""
+class Packed(nn.Module):
+    """A layer whose weight is kept in oneDNN's layout; for inference on a CPU. It is saved as the plain layer."""
+
+    def __init__(self, layer: nn.Linear | nn.Conv1d, weight: Tensor) -> None:
+        super().__init__()
+        self.plain_shape = layer.weight.shape
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}weight"] = self.weight.to_dense().view(self.plain_shape)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Packed:
+        before = torch.empty(0, dtype=self.weight.dtype)
+        after = fn(before)
+        if (after.dtype, after.device) != (before.dtype, before.device):
+            raise ValueError(
+                'packed weights can be neither moved nor cast: load the model with kernel="plain" for that'
+            )
+        return self
+
+
+class PackedLinear(Packed):
+    """A linear layer in oneDNN's layout, a small one in FBGEMM's too."""
 
     def __init__(self, linear: nn.Linear) -> None:
-        super().__init__()
+        super().__init__(linear, _pack_weight(linear.weight.detach()))
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.weight = nn.Parameter(_pack_weight(linear.weight.detach()), requires_grad=False)
-        self.bias = None if linear.bias is None else nn.Parameter(linear.bias.detach(), requires_grad=False)
         self._half = _pack_half(linear.weight.detach()) if is_half(linear.weight) else None
 
     def forward(self, x: Tensor) -> Tensor:
@@ -49,18 +74,19 @@ class PackedLinear(nn.Module):
             return torch.ops.mkldnn._linear_pointwise(padded, self.weight, self.bias, "none", [], "")[:, :SLOW_ROWS]
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
 
-    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        destination[f"{prefix}weight"] = self.weight.to_dense()
 
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> PackedLinear:
-        before = torch.empty(0, dtype=self.weight.dtype)
-        after = fn(before)
-        if (after.dtype, after.device) != (before.dtype, before.device):
-            raise ValueError(
-                'packed weights can be neither moved nor cast: load the model with kernel="plain" for that'
-            )
-        return self
+class PackedConv1d(Packed):
+    """A convolution, (B, C_in, n) -> (B, C_out, n_out), that does not rearrange its weight in every call."""
+
+    def __init__(self, conv: nn.Conv1d) -> None:
+        super().__init__(conv, _pack_convolution(conv))
+        self.places, self.groups = _places(conv), conv.groups
+
+    def forward(self, x: Tensor) -> Tensor:
+        """What it returns has its channels side by side in memory, as the next such layer wants them."""
+        return torch.ops.mkldnn._convolution_pointwise(
+            x.unsqueeze(2), self.weight, self.bias, *self.places, self.groups, "none", [], ""
+        ).squeeze(2)
 
 
 def use_kernel(module: nn.Module, kernel: str) -> None:
@@ -99,11 +125,12 @@ def check_saveable(module: nn.Module) -> None:
         raise ValueError('int8 weights cannot be saved: load with kernel="packed" or "plain", and save that model')
 
 
-def is_packable(linear: nn.Linear) -> bool:
-    """Whether `PackedLinear` can stand for a layer, and gains something."""
-    weight = linear.weight
-    is_wide = min(weight.shape) >= PACKED_FROM
-    return weight.device.type == "cpu" and _has_operators(weight.dtype) and (is_wide or is_half(weight))
+def is_packable(layer: nn.Linear | nn.Conv1d) -> bool:
+    """Whether `PackedLinear` or `PackedConv1d` can stand for a layer, and gains something."""
+    weight = layer.weight
+    is_wide = isinstance(layer, nn.Conv1d) or min(weight.shape) >= PACKED_FROM
+    is_useful = is_wide or (len(weight) > 1 and is_half(weight))
+    return weight.device.type == "cpu" and _has_operators(weight.dtype) and is_useful
 
 
 def is_half(weight: Tensor) -> bool:
@@ -120,6 +147,7 @@ def _has_operators(dtype: torch.dtype) -> bool:
     x = torch.arange(16, dtype=dtype)[None]
     try:
         packed = _pack_weight(torch.eye(16, dtype=dtype))
+        _pack_convolution(nn.Conv1d(16, 16, 3, dtype=dtype))
         return torch.equal(torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""), x)
     except (AttributeError, RuntimeError):
         return False
@@ -142,6 +170,19 @@ def _pack_weight(weight: Tensor) -> Tensor:
     return torch.ops.mkldnn._reorder_linear_weight(weight, PACKED_FOR_ROWS)
 
 
+def _pack_convolution(conv: nn.Conv1d) -> Tensor:
+    """Returns the weight of a convolution, (C_out, C_in, 1, k), in oneDNN's layout."""
+    size = [1, conv.in_channels, 1, PACKED_FOR_FRAMES]
+    weight = conv.weight.detach().unsqueeze(2)
+    return torch.ops.mkldnn._reorder_convolution_weight(weight, *_places(conv), conv.groups, size)
+
+
+def _places(conv: nn.Conv1d) -> tuple[list[int], list[int], list[int]]:
+    """Returns padding, stride and dilation of a convolution over a picture one pixel high."""
+    assert isinstance(conv.padding, tuple)
+    return [0, *conv.padding], [1, *conv.stride], [1, *conv.dilation]
+
+
 def _pack_half(weight: Tensor) -> Tensor:
     """Returns FBGEMM's half-precision copy of a weight (n_out, n_in)."""
     return torch.fbgemm_pack_gemm_matrix_fp16(weight)
@@ -154,32 +195,40 @@ def _plain(module: nn.Module) -> None:
 def _join(module: nn.Module) -> None:
     """Joins layers that read the same input: fewer and larger products."""
     for part in module.modules():
-        if isinstance(part, Attention | SwiGLU) and part.joined is None:
+        if isinstance(part, Attention | SwiGLU | estimator.Attention) and part.joined is None:
             join(part)
+
+
+def _unfold(module: nn.Module) -> None:
+    """Makes products of those convolutions that are then packed."""
+    for part in module.modules():
+        if isinstance(part, RowConv1d) and part.unfolded is None and is_packable(part.unfolding()):
+            part.unfold()
 
 
 def _pack(module: nn.Module) -> None:
     _join(module)
+    _unfold(module)
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
     n_bytes = 0
-    for parent, name in _linears(module):
-        linear = getattr(parent, name)
-        if id(linear.weight) not in tables and is_packable(linear):  # a table's weight would be held twice
-            n_bytes += linear.weight.nbytes
-            setattr(parent, name, PackedLinear(linear))
-            del linear
+    for parent, name in _layers(module):
+        layer = getattr(parent, name)
+        if id(layer.weight) not in tables and is_packable(layer):  # a table's weight would be held twice
+            n_bytes += layer.weight.nbytes
+            setattr(parent, name, PackedLinear(layer) if isinstance(layer, nn.Linear) else PackedConv1d(layer))
+            del layer
             if n_bytes > shards.LET_GO_BYTES:
                 _give_back()
                 n_bytes = 0
 
 
-def _linears(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
-    """Yields parent and name of each linear layer inside a module, without holding on to any."""
+def _layers(module: nn.Module) -> Iterator[tuple[nn.Module, str]]:
+    """Yields parent and name of each linear layer and convolution inside a module, without holding on to any."""
     for name in list(module._modules):
-        if type(getattr(module, name)) is nn.Linear:
+        if type(getattr(module, name)) in (nn.Linear, HiftConv1d):
             yield module, name
         else:
-            yield from _linears(getattr(module, name))
+            yield from _layers(getattr(module, name))
 
 
 def _give_back() -> None:

@@ -18,11 +18,11 @@ from vocalnet.config import FlowEncoderConfig
 from vocalnet.vocoder.causal import (
     CausalConv1d,
     PassCache,
+    RowConv1d,
     attention_mask,
     length_mask,
     merge_heads,
     split_heads,
-    with_left_context,
 )
 
 LOOKAHEAD = 3  # tokens that the first convolution sees ahead
@@ -116,27 +116,26 @@ class LookaheadLayer(nn.Module):
 
     def __init__(self, dim: int) -> None:
         super().__init__()
-        self.conv1 = nn.Conv1d(dim, dim, LOOKAHEAD + 1)
+        self.conv1 = RowConv1d(dim, dim, LOOKAHEAD + 1)
         self.conv2 = CausalConv1d(dim, dim, 3)
 
     def forward(self, x: Tensor, context: Tensor | None, cache: PassCache | None) -> Tensor:
         """`context` (B, 3, D): the tokens after x; None: zeros."""
         ahead = functional.pad(x, (0, 0, 0, LOOKAHEAD)) if context is None else torch.cat([x, context], dim=1)
-        hidden = functional.leaky_relu(self.conv1(ahead.transpose(1, 2)))  # (B, D, T)
-        return x + self.conv2(hidden, cache).transpose(1, 2)  # (B, T, D)
+        hidden = functional.leaky_relu(self.conv1(ahead))  # (B, T, D)
+        return x + self.conv2(hidden, cache)  # (B, T, D)
 
 
 class UpsampleLayer(nn.Module):
-    """Repeats each frame, then smooths: (B, D, T) -> (B, D, ratio * T)."""
+    """Repeats each frame, then smooths: (B, T, D) -> (B, ratio * T, D)."""
 
     def __init__(self, dim: int, ratio: int) -> None:
         super().__init__()
         self.ratio = ratio
-        self.conv = nn.Conv1d(dim, dim, 2 * ratio + 1)
+        self.conv = CausalConv1d(dim, dim, 2 * ratio + 1)
 
     def forward(self, x: Tensor, cache: PassCache | None) -> Tensor:
-        repeated = x.repeat_interleave(self.ratio, dim=2)  # (B, D, N)
-        return self.conv(with_left_context(self, repeated, 2 * self.ratio, cache))  # (B, D, N)
+        return self.conv(x.repeat_interleave(self.ratio, dim=1), cache)  # (B, N, D)
 
 
 class UpsampleEncoder(nn.Module):
@@ -179,7 +178,7 @@ class UpsampleEncoder(nn.Module):
             x = x * length_mask(lengths, T)[..., None]
         x = self.pre_lookahead_layer(x, None if context is None else self.embed(context), cache)
         x = self._layers(self.encoders, x, n_past, chunk, lengths, cache)  # (B, T, D)
-        x = self.up_layer(x.transpose(1, 2), cache).transpose(1, 2)  # (B, N, D)
+        x = self.up_layer(x, cache)  # (B, N, D)
         up_chunk = None if chunk is None else self.ratio * chunk
         up_lengths = None if lengths is None else self.ratio * lengths
         x = self._layers(self.up_encoders, self.up_embed(x), self.ratio * n_past, up_chunk, up_lengths, cache)

@@ -8,16 +8,19 @@ Letters: B batch, C channels, N mel frames, H heads, d head width, E width of th
 from __future__ import annotations
 
 import math
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from vocalnet.config import EstimatorConfig
-from vocalnet.vocoder.causal import CausalConv1d, PassCache, attention_mask, merge_heads, split_heads
+from vocalnet.decoder.backbone import JoinedLinear, attention_bias
+from vocalnet.vocoder.causal import CausalConv1d, PassCache, RowConv1d, attend, attention_mask, merge_heads
 
 TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
 MEAN_LOG_MEL = -5.0  # of speech, natural log
+MISH_LINEAR_FROM = 20.0  # mish(x) is x in float32 from here on
 TIME_WIDTH = 4  # width of the time embedding, in channels
 
 
@@ -27,6 +30,15 @@ def time_sinusoids(t: Tensor, dim: int) -> Tensor:
     frequency = torch.exp(torch.arange(half, dtype=t.dtype, device=t.device) * -(math.log(10000.0) / (half - 1)))
     angle = TIME_SCALE * t[:, None] * frequency  # (B, dim / 2)
     return torch.cat([angle.sin(), angle.cos()], dim=-1)  # (B, dim)
+
+
+def mish(x: Tensor) -> Tensor:
+    """Returns x * tanh(softplus(x)); for inference on a CPU from one exponential, a third of torch's time."""
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return functional.mish(x)
+    e = x.clamp(max=MISH_LINEAR_FROM).exp_()
+    w = (e + 2).mul_(e)  # tanh(log(1 + e)) = w / (w + 2)
+    return torch.div(w, w + 2, out=e).mul_(x)
 
 
 class TimeEmbedding(nn.Module):
@@ -42,7 +54,7 @@ class TimeEmbedding(nn.Module):
 
 
 class CausalBlock(nn.Module):
-    """Causal convolution, LayerNorm over channels, Mish: (B, C_in, N) -> (B, C, N)."""
+    """Causal convolution, LayerNorm over channels, Mish: (B, N, C_in) -> (B, N, C)."""
 
     def __init__(self, in_channels: int, channels: int) -> None:
         super().__init__()
@@ -50,30 +62,33 @@ class CausalBlock(nn.Module):
         self.block = nn.ModuleDict({"0": CausalConv1d(in_channels, channels, 3), "2": nn.LayerNorm(channels)})
 
     def forward(self, x: Tensor, cache: PassCache | None) -> Tensor:
-        x = self.block["0"](x, cache)  # (B, C, N)
-        return functional.mish(self.block["2"](x.transpose(1, 2)).transpose(1, 2))
+        return mish(self.block["2"](self.block["0"](x, cache)))  # (B, N, C)
 
 
 class ResnetBlock(nn.Module):
-    """Two causal blocks with the time embedding added between: (B, C_in, N) -> (B, C, N)."""
+    """Two causal blocks with the time added between: (B, N, C_in) -> (B, N, C)."""
 
     def __init__(self, in_channels: int, channels: int, time_dim: int) -> None:
         super().__init__()
         self.mlp = nn.Sequential(nn.Mish(), nn.Linear(time_dim, channels))
         self.block1 = CausalBlock(in_channels, channels)
         self.block2 = CausalBlock(channels, channels)
-        self.res_conv = nn.Conv1d(in_channels, channels, 1)
+        self.res_conv = RowConv1d(in_channels, channels, 1)
 
-    def forward(self, x: Tensor, time: Tensor, cache: PassCache | None) -> Tensor:
-        hidden = self.block1(x, cache) + self.mlp(time)[..., None]  # (B, C, N)
-        return self.block2(hidden, cache) + self.res_conv(x)
+    def forward(self, x: Tensor, shift: Tensor, cache: PassCache | None) -> Tensor:
+        """`shift` (B, 1, C): the time embedding through `mlp`."""
+        hidden = self.block1(x, cache).add_(shift)  # (B, N, C)
+        return self.block2(hidden, cache).add_(self.res_conv(x))
 
 
 class Attention(nn.Module):
     """Self-attention without positions: (B, N, C) -> (B, N, C)."""
 
+    SAME_INPUT: ClassVar[tuple[str, ...]] = ("to_q", "to_k", "to_v")
+
     def __init__(self, dim: int, n_heads: int, head_dim: int) -> None:
         super().__init__()
+        self.joined: JoinedLinear | None = None
         self.n_heads = n_heads
         self.to_q = nn.Linear(dim, n_heads * head_dim, bias=False)
         self.to_k = nn.Linear(dim, n_heads * head_dim, bias=False)
@@ -81,12 +96,14 @@ class Attention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(n_heads * head_dim, dim))
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
-        rows = {linear: linear(x) for linear in (self.to_q, self.to_k, self.to_v)}  # (B, N, H * d)
-        if cache is not None:
-            rows |= {linear: cache.append(linear, rows[linear]) for linear in (self.to_k, self.to_v)}
-        query, key, value = (split_heads(row, self.n_heads) for row in rows.values())  # (B, H, N or N_k, d)
-        attended = functional.scaled_dot_product_attention(query, key, value, mask)  # (B, H, N, d)
-        return self.to_out(merge_heads(attended))  # (B, N, C)
+        """`mask` as in `causal.attend`."""
+        if self.joined is None:
+            rows = torch.cat([self.to_q(x), self.to_k(x), self.to_v(x)], dim=-1)  # (B, N, 3 * H * d)
+        else:
+            rows = self.joined(x)
+        heads = rows.unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, d)
+        key, value = heads[1:] if cache is None else cache.append(self, heads[1:])  # (B, H, N_k, d) each
+        return self.to_out(merge_heads(attend(heads[0], key, value, mask)))  # (B, N, C)
 
 
 class GeluLinear(nn.Module):
@@ -127,7 +144,7 @@ class TransformerBlock(nn.Module):
 
 
 class Stage(nn.ModuleList):
-    """A resnet, transformer blocks and, at the outer stages, a convolution: (B, C_in, N) -> twice (B, C, N)."""
+    """A resnet, transformer blocks and, at the outer stages, a convolution: (B, N, C_in) -> twice (B, N, C)."""
 
     def __init__(self, config: EstimatorConfig, in_channels: int, has_conv: bool) -> None:
         dim = config.channels[0]
@@ -136,12 +153,11 @@ class Stage(nn.ModuleList):
         super().__init__([*parts, CausalConv1d(dim, dim, 3)] if has_conv else parts)
         self.has_conv = has_conv
 
-    def forward(self, x: Tensor, time: Tensor, mask: Tensor | None, cache: PassCache | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, shift: Tensor, mask: Tensor | None, cache: PassCache | None) -> tuple[Tensor, Tensor]:
         """Returns the frames before the convolution, which the U-Net's skip carries, and after it."""
-        x = self[0](x, time, cache).transpose(1, 2)  # (B, N, C)
+        x = self[0](x, shift, cache)  # (B, N, C)
         for block in self[1].children():
             x = block(x, mask, cache)
-        x = x.transpose(1, 2)  # (B, C, N)
         return x, self[2](x, cache) if self.has_conv else x
 
 
@@ -163,7 +179,7 @@ class Estimator(nn.Module):
         self.mid_blocks = nn.ModuleList(Stage(config, dim, has_conv=False) for _ in range(config.num_mid_blocks))
         self.up_blocks = nn.ModuleList([Stage(config, 2 * dim, has_conv=True)])
         self.final_block = CausalBlock(dim, dim)
-        self.final_proj = nn.Conv1d(dim, n_mels, 1)
+        self.final_proj = RowConv1d(dim, n_mels, 1)
         with torch.no_grad():  # where a training from scratch starts: the mean velocity from noise to speech
             self.final_proj.get_parameter("bias").fill_(MEAN_LOG_MEL)
 
@@ -192,13 +208,19 @@ class Estimator(nn.Module):
         """
         _, _, N = x.shape
         mask = attention_mask(N, cache.n_seen if cache else 0, chunk, lengths, x.device)
-        time = self.time_mlp(time_sinusoids(t, self.time_dim))  # (B, E)
-        x = torch.cat([x, mu, spk[..., None].expand(-1, -1, N), cond], dim=1)  # (B, 4 n_mels, N)
-        skip, x = self.down_blocks[0](x, time, mask, cache)  # (B, C, N) each
-        for stage in self.mid_blocks:
-            x, _ = stage(x, time, mask, cache)
-        _, x = self.up_blocks[0](torch.cat([x, skip], dim=1), time, mask, cache)
+        bias = None if mask is None else attention_bias(mask, x.dtype)
+        first, *later = self._shifts(t) if cache is None else cache.once(self, lambda: self._shifts(t))
+        x = torch.cat([x, mu, spk[..., None].expand(-1, -1, N), cond], dim=1).transpose(1, 2)  # (B, N, 4 n_mels)
+        skip, x = self.down_blocks[0](x, first, bias, cache)  # (B, N, C) each
+        for stage, shift in zip(self.mid_blocks, later[:-1], strict=True):
+            x, _ = stage(x, shift, bias, cache)
+        _, x = self.up_blocks[0](torch.cat([x, skip], dim=2), later[-1], bias, cache)
         x = self.final_block(x, cache)
         if cache is not None:
             cache.n_seen += N
-        return self.final_proj(x)  # (B, n_mels, N)
+        return self.final_proj(x).transpose(1, 2)  # (B, n_mels, N)
+
+    def _shifts(self, t: Tensor) -> list[Tensor]:
+        """Returns what each stage's resnet adds at flow times (B,): (B, 1, C) each."""
+        time = self.time_mlp(time_sinusoids(t, self.time_dim))  # (B, E)
+        return [stage[0].mlp(time)[:, None] for stage in (*self.down_blocks, *self.mid_blocks, *self.up_blocks)]

@@ -37,6 +37,10 @@ INIT_F0_HZ = 100.0
 INIT_RESIDUAL_GAIN = 0.3  # of the last convolution of each residual step
 
 
+class HiftConv1d(nn.Conv1d):
+    """A convolution that `decoder.kernels` may pack: it is called, and nobody else reads its weight."""
+
+
 class Snake(nn.Module):
     """x + sin^2(a x) / a with one a per channel (Ziyin et al., 2020): (B, C, n) -> (B, C, n)."""
 
@@ -148,7 +152,7 @@ class Hift(nn.Module):
             self.ups.append(_normed_transpose(channels[i], channels[i + 1], kernel, rate))
             down = math.prod(config.upsample_rates[i + 1 :])  # from the STFT's frame rate to this stage's
             size = (1, 1, 0) if down == 1 else (2 * down, down, down // 2)
-            self.source_downs.append(nn.Conv1d(n_spectrum, channels[i + 1], *size))
+            self.source_downs.append(HiftConv1d(n_spectrum, channels[i + 1], *size))
             self.source_resblocks.append(ResidualBlock(channels[i + 1], config.source_resblock_kernels[i]))
             self.resblocks.extend(ResidualBlock(channels[i + 1], k) for k in RESBLOCK_KERNELS)
         self.conv_post = _normed_conv(channels[-1], n_spectrum, 7)
@@ -255,9 +259,9 @@ def _harmonics(f0: Tensor) -> Tensor:
     return f0[:, None] * torch.arange(1, N_HARMONICS + 1, dtype=f0.dtype, device=f0.device)[:, None]
 
 
-def _normed_conv(in_channels: int, channels: int, kernel: int, dilation: int = 1, gain: float = 1.0) -> nn.Conv1d:
+def _normed_conv(in_channels: int, channels: int, kernel: int, dilation: int = 1, gain: float = 1.0) -> HiftConv1d:
     """Length-preserving convolution with weight norm; keeps the variance of its input times gain^2."""
-    conv = nn.Conv1d(in_channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
+    conv = HiftConv1d(in_channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
     nn.init.normal_(conv.weight, std=gain / math.sqrt(in_channels * kernel))
     nn.init.zeros_(conv.get_parameter("bias"))
     return weight_norm(conv)

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from vocalnet.config import FlowConfig, HiftConfig, from_dict
+from vocalnet.decoder.kernels import use_kernel
 from vocalnet.vocoder.conformer import LOOKAHEAD
 from vocalnet.vocoder.flow import Flow, schedule
 from vocalnet.vocoder.hift import Hift
@@ -61,6 +62,11 @@ class Token2Wav(nn.Module):
     def device(self) -> torch.device:
         """Where the weights are."""
         return self.hift.window.device
+
+    def use_kernel(self, kernel: str) -> None:
+        """Prepares flow and HiFT for inference, in place; see `decoder.kernels`. What has weight norm stays."""
+        use_kernel(self.flow_model, kernel)
+        use_kernel(self.hift, kernel)
 
     @torch.no_grad()
     def flow(
