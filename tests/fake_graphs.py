@@ -70,9 +70,9 @@ class FakeCuda:
         return sum(graph.n_replays for graph in self.graphs)
 
     @contextlib.contextmanager
-    def graph(self, graph: FakeGraph, capture_error_mode: str) -> Iterator[None]:
+    def graph(self, graph: FakeGraph, stream: FakeStream, capture_error_mode: str) -> Iterator[None]:
         assert capture_error_mode == "thread_local"
-        self.log.append("record")
+        self.log.append(f"record on {stream.name}")
         self.graphs.append(graph)
         with Recording(graph):
             yield

@@ -28,7 +28,7 @@ def test_a_pass_is_recorded_once_and_played_again(monkeypatch):
     (first,) = captured(run)
     assert first.tolist() == [1, 1, 1]
     warm_up = ["side waits for current", "on side", "back", "current waits for side"]
-    assert cuda.log == [*warm_up, "record"]
+    assert cuda.log == [*warm_up, "record on side"]
     assert len(runs) == graphs.N_WARM_UPS + 1
     x.fill_(4)
     (second,) = captured(run)

@@ -22,7 +22,7 @@ KEPT = 16  # recorded passes that are not in use; memory of those not used for l
 T = TypeVar("T")
 Outputs = tuple[Tensor, ...]
 
-_capturing = threading.Lock()  # torch records on one stream that all captures share
+_capturing = threading.Lock()  # one capture at a time; passes already recorded go on meanwhile
 
 
 def is_captured(device: torch.device) -> bool:
@@ -61,7 +61,7 @@ class Captured:
                 run()
         current.wait_stream(side)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # other threads may go on meanwhile
+        with torch.cuda.graph(graph, stream=side, capture_error_mode="thread_local"):  # other threads' calls are theirs
             outputs = run()
         return graph, outputs
 
