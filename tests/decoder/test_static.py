@@ -275,3 +275,17 @@ def test_the_kernel_prepares_a_talker_once(make_talker, texts, monkeypatch):
     assert talker.passes is passes is not None
     assert copy.deepcopy(talker).passes is not passes
     assert torch.equal(talker.generate(texts[0][None], GREEDY), expected)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("changes", [{}, RELEASED], ids=["own", "released"])
+def test_graphs_on_a_gpu_say_the_same(pair, texts, n_passes, changes):
+    """What no stand-in can show: the capture itself."""
+    plain, static = (talker.cuda() for talker in pair(**changes))
+    use_kernel(static, "graphed")
+    mask = "full" if changes else "streaming"
+    for options in (GREEDY, replace(SAMPLED, mask=mask), replace(GREEDY, max_tokens=300, min_tokens=300)):
+        for _ in range(2):
+            expected = plain.generate(texts, options, return_logits=True)
+            assert_same(static.generate(texts, options, return_logits=True), expected)
+    assert n_passes() > 20

@@ -110,3 +110,13 @@ def test_the_kernel_prepares_the_flow(token2wav, monkeypatch):
     assert token2wav.flow_model.passes is not None
     for mel, other in zip(mels(token2wav), expected, strict=True):
         assert_close(mel, other, TOLERANCE)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("chunk", [None, 4])
+def test_graphs_on_a_gpu_make_the_same_mel(token2wav, chunk):
+    token2wav = token2wav.cuda()
+    expected = mels(token2wav, chunk=chunk)
+    use_kernel(token2wav.flow_model, "graphed")
+    for mel, other in zip(mels(token2wav, chunk=chunk), expected, strict=True):
+        assert_close(mel, other, 1e-3)
