@@ -166,13 +166,6 @@ def _join(module: nn.Module) -> None:
             join(part)
 
 
-def _graph(module: nn.Module) -> None:
-    _join(module)
-    for part in module.modules():
-        if isinstance(part, Graphable) and part.passes is None:
-            part.passes = Passes()
-
-
 def _pack(module: nn.Module) -> None:
     _join(module)
     tables = {id(part.weight) for part in module.modules() if isinstance(part, nn.Embedding)}
@@ -212,6 +205,13 @@ def _quantise(module: nn.Module) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch announces a successor package that is not needed
         quantize_dynamic(module, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
+
+
+def _graph(module: nn.Module) -> None:
+    _join(module)
+    for part in module.modules():
+        if isinstance(part, Graphable) and part.passes is None:
+            part.passes = Passes()
 
 
 KERNELS = {"plain": _plain, "packed": _pack, "int8": _quantise, "graphed": _graph}
