@@ -93,6 +93,7 @@ def test_heads_share_one_backbone():
         (["--dtype", "bfloat16", "--kernel", "int8"], "starts from float32"),
         (["--what", "token2wav", "--dtype", "int8"], "computes in float32"),
         (["--kernel", "fast"], "available: plain, packed, int8"),
+        (["--kernel", "graphed"], "records CUDA graphs"),
         (["--heads", "mtp"], "unknown head 'mtp'"),
         (["--device", "abacus"], "There is no device 'abacus' here"),
         (["--device", "cuda:9"], "There is no device 'cuda:9' here"),

@@ -213,6 +213,8 @@ def test_a_kernel_that_cannot_be_used_is_refused_before_anything_is_read(folder)
         load(folder, kernel="fast")
     with pytest.raises(ValueError, match="int8 kernel starts from float32"):
         load(folder, kernel="int8", dtype="bfloat16", device="cpu")
+    with pytest.raises(ValueError, match="graphed kernel records CUDA graphs"):
+        load(folder, kernel="graphed", device="cpu")
 
 
 def test_sound_is_neither_loaded_nor_saved_in_half_precision(tiny_model, tmp_path):

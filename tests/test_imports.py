@@ -21,6 +21,7 @@ RANKS = (
         "vocalnet.files",
         "vocalnet.provenance",
         "vocalnet.events",
+        "vocalnet.graphs",
         "vocalnet.shards",
         "vocalnet.published",
     },

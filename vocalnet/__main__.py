@@ -65,7 +65,7 @@ class Generation:
     flow_chunk: Annotated[int | None, typer.Option(help="Speech tokens per piece of a stream's flow.")] = None
     device: Device = None
     dtype: Dtype = None
-    kernel: Annotated[str | None, typer.Option(help="plain, packed or int8 (approximate); packed on a CPU.")] = None
+    kernel: Annotated[str | None, typer.Option(help="plain, packed, int8 (approximate), graphed (GPU).")] = None
 
     def check_options(self, **more: Any) -> None:
         """Raises ValueError for decoding options that no model takes, before one is loaded."""
@@ -277,7 +277,7 @@ def bench(
         str, typer.Option(help="float32, bfloat16, float16; or int8, which is float32 with that kernel.")
     ] = "float32",
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
-    kernel: Annotated[str, typer.Option(help="Linear layers of the talker: plain, packed or int8.")] = "packed",
+    kernel: Annotated[str, typer.Option(help="plain, packed, int8 or, on a GPU, graphed.")] = "packed",
     heads: Annotated[str, typer.Option(help="Speech decoder heads, by commas.")] = "ntp,mtp_vocalnet",
     tokens_per_step: Annotated[str, typer.Option(help="Numbers by commas.")] = "1,3,5",
     n_tokens: Annotated[int, typer.Option(help="Speech tokens of each talker run.", min=1)] = 150,

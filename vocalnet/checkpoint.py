@@ -228,8 +228,9 @@ def load(
             tokenizer stay in float32.
         base_llm: LLM of a published LoRA folder, a folder or a hub id; None: the one that its adapter names.
         kernel: how talker, LLM and vocoder read their weights on a CPU: "plain", "packed" (the same numbers, faster)
-            or "int8" (a talker of 8 bits, approximate; the rest is packed). Only a plain model can be moved, cast or
-            trained. None: packed on a CPU.
+            or "int8" (a talker of 8 bits, approximate; the rest is packed). On a GPU, "graphed" records talker and
+            flow as CUDA graphs; never run yet. Only a plain model can be moved, cast or trained. None: packed on a
+            CPU, plain on a GPU.
 
     Raises:
         ValueError: no such checkpoint, files or keys missing, an argument that the checkpoint has no use for, or a

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vocalnet.config import TalkerConfig
-from vocalnet.decoder.cache import KVCache
+from vocalnet.decoder.cache import Cache
 
 INIT_STD = 0.02
 
@@ -26,7 +26,7 @@ class Rows:
     sin: Tensor  # its first half negated
     bias: Tensor | None = None  # (B, 1, n, T) from `attention_bias`
     is_causal: bool = False
-    cache: KVCache | None = None
+    cache: Cache | None = None
     first_layer: int = 0  # of this stack in the cache
     first_slot: int = 0  # of these rows in the cache
 

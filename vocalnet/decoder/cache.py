@@ -8,10 +8,19 @@ Letters: B batch, H heads, d head width, n rows of a pass, C capacity in slots.
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
 from torch import Tensor
 
 HIDDEN = torch.iinfo(torch.long).max  # in `opens` and `order`: no row sees this slot
+
+
+class Cache(Protocol):
+    """Where attention keeps keys and values."""
+
+    def write(self, layer: int, slot: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Stores k, v (B, H, n, d) from `slot` on; returns what is attended to, (B, H, T, d)."""
 
 
 class KVCache:
@@ -92,6 +101,30 @@ class Lane:
         n_forgotten = max(0, self.n_rows - n_rows)
         self.n_slots -= n_forgotten
         self.n_rows -= n_forgotten
+
+    def advance(self, n: int) -> None:
+        """Counts n speech rows that a static pass has written."""
+        assert self.n_slots + n <= self.cache.capacity
+        self.n_slots += n
+        self.n_rows += n
+
+    def reset(self) -> None:
+        """Forgets everything, also in its memory: a static pass reads all slots, and weighs what is hidden by zero."""
+        for stored in (*self.cache.keys, *self.cache.values):
+            stored.zero_()
+        self.opens.fill_(HIDDEN)
+        self.order.fill_(HIDDEN)
+        self.n_slots = self.n_rows = self._settled = 0
+
+    def take_over(self, other: Lane) -> None:
+        """Becomes what another lane is, which has no more slots than this one."""
+        pairs = [*zip(self.cache.keys, other.cache.keys, strict=True)]
+        pairs += zip(self.cache.values, other.cache.values, strict=True)
+        for mine, theirs in pairs:
+            mine[:, :, : other.n_slots] = theirs[:, :, : other.n_slots]
+        self.opens[:, : other.n_slots] = other.opens[:, : other.n_slots]
+        self.order[:, : other.n_slots] = other.order[:, : other.n_slots]
+        self.n_slots, self.n_rows, self._settled = other.n_slots, other.n_rows, other._settled
 
     def _take(self, n: int) -> int:
         """Makes the next n slots part of the lane; returns the first."""

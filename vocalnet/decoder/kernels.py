@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from vocalnet import shards
 from vocalnet.decoder.backbone import Attention, SwiGLU, join
+from vocalnet.graphs import Graphable, Passes
 from vocalnet.vocoder import estimator
 from vocalnet.vocoder.causal import RowConv1d
 from vocalnet.vocoder.hift import HiftConv1d
@@ -96,10 +97,13 @@ def use_kernel(module: nn.Module, kernel: str) -> None:
         module: in eval mode, on its device and in its dtype; from then on it can be neither moved nor trained.
         kernel: "plain": leave all as it is; "packed": the same numbers from oneDNN's and FBGEMM's layouts (layers that
             they cannot take, or gain nothing for, stay plain); "int8": weights in 8 bits, one scale per output, inputs
-            quantised as they come. A packed module is saved as a plain one; an int8 one cannot be (`check_saveable`).
+            quantised as they come. "graphed", for a GPU: plain layers, whose talker's steps and whose flow's estimator
+            are recorded as CUDA graphs (`vocalnet.graphs`; never run yet, for want of a GPU). A packed module is saved
+            as a plain one; an int8 one cannot be (`check_saveable`).
 
     Raises:
-        ValueError: there is no such kernel, or int8 is asked for on something else than a CPU in float32.
+        ValueError: there is no such kernel, int8 is asked for on something else than a CPU in float32, or graphed on
+            something else than a GPU.
     """
     check_kernel(kernel)
     for part in module.modules():
@@ -115,6 +119,10 @@ def check_kernel(kernel: str, device: torch.device | None = None, dtype: torch.d
     is_fit = (device is None or device.type == "cpu") and dtype in (None, torch.float32)
     if kernel == "int8" and not is_fit:
         raise ValueError('the int8 kernel starts from float32 weights on a CPU: choose device="cpu", dtype="float32"')
+    if kernel == "graphed" and device is not None and device.type != "cuda":
+        raise ValueError(
+            'the graphed kernel records CUDA graphs: choose device="cuda", or kernel="packed" or "plain" on a CPU'
+        )
 
 
 def check_saveable(module: nn.Module) -> None:
@@ -248,4 +256,11 @@ def _quantise(module: nn.Module) -> None:
         quantize_dynamic(module, {nn.Linear: per_channel_dynamic_qconfig}, inplace=True)
 
 
-KERNELS = {"plain": _plain, "packed": _pack, "int8": _quantise}
+def _graph(module: nn.Module) -> None:
+    _join(module)
+    for part in module.modules():
+        if isinstance(part, Graphable) and part.passes is None:
+            part.passes = Passes()
+
+
+KERNELS = {"plain": _plain, "packed": _pack, "int8": _quantise, "graphed": _graph}

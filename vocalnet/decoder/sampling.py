@@ -6,6 +6,7 @@ Letters: B batch, V_s speech vocabulary.
 from __future__ import annotations
 
 import copy
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -66,6 +67,18 @@ def residual(scores: Tensor, rejected: Tensor, options: DecodeOptions, eos_id: i
     return left.log().where(left.sum(-1, keepdim=True) > 0, scores)  # nothing is left only by rounding
 
 
+class Noise(Protocol):
+    """What drawn tokens are drawn with."""
+
+    def gumbel(self, like: Tensor) -> Tensor:
+        """Returns Gumbel noise of the shape (B, V_s) of `like`."""
+
+
+def gumbel(uniform: Tensor) -> Tensor:
+    """Returns the Gumbel noise of uniform draws from [0, 1), of any shape."""
+    return -(-uniform.clamp(min=torch.finfo(torch.float32).tiny).log()).log()
+
+
 class Draws:
     """The random draws of a batch, one generator per sample, so that a sample's draws do not depend on its batch."""
 
@@ -89,15 +102,20 @@ class Draws:
 
     def gumbel(self, like: Tensor) -> Tensor:
         """Returns Gumbel noise of the shape (B, V_s) of `like`."""
-        uniform = self.uniform(like.shape[-1]).clamp(min=torch.finfo(torch.float32).tiny)
-        return -(-uniform.log()).log()
+        return gumbel(self.uniform(like.shape[-1]))
+
+    def fill(self, uniform: Tensor) -> None:
+        """Draws from [0, 1) into `uniform` (K, B, n) what K calls of `uniform(n)` would have drawn."""
+        for rows in uniform:
+            for row, generator in zip(rows, self._generators, strict=True):
+                row.uniform_(generator=generator)
 
 
-def pick(scores: Tensor, options: DecodeOptions, draws: Draws) -> Tensor:
+def pick(scores: Tensor, options: DecodeOptions, noise: Noise) -> Tensor:
     """Returns a token (B,) by log-weights (B, V_s) from `weigh`: the best one when greedy, otherwise a drawn one."""
     if options.temperature == 0:
         return scores.argmax(-1)
-    return (scores + draws.gumbel(scores)).argmax(-1)
+    return (scores + noise.gumbel(scores)).argmax(-1)
 
 
 def measure(logits: Tensor, tokens: Tensor) -> Tensor:

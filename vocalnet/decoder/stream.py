@@ -16,19 +16,20 @@ Letters: B batch, n positions or rows of a pass, K tokens per step, m proposed t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from vocalnet.decoder.backbone import Rows, attention_bias
-from vocalnet.decoder.cache import HIDDEN, KVCache, Lane
+from vocalnet.decoder.cache import HIDDEN, Lane
 from vocalnet.decoder.heads.contract import Step, Text
+from vocalnet.decoder.lanes import make_lane, make_lanes, rows_by_depth
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.policies import Check, count_accepted, policy_for
 from vocalnet.decoder.sampling import NEVER, Draws, pick, residual, weigh
+from vocalnet.decoder.static import Inputs, StaticPass, borrow, capacity_for, is_static
 from vocalnet.masks import first_speech_row
 
 if TYPE_CHECKING:
@@ -102,9 +103,13 @@ class Stream:
         self.call_start = head.stride  # where the current call's tokens start in the sequence
 
         self.n_depths = min(head.n_depths, options.tokens_per_step - 1)
-        layers = [config.n_layers] + [1] * self.n_depths if self.is_released else [config.n_layers + self.n_depths]
-        self.lanes = [self._lane(batch, n) for n in layers]
-        self.projector_lane = self._lane(batch, config.n_projector_layers)
+        self.static: StaticPass | None = None  # has lanes of its own
+        if is_static(talker, options, self.policy):
+            self.static = borrow(talker, options, batch, FIRST_CAPACITY, self)
+            self.lanes = self.static.lanes
+        else:
+            self.lanes = make_lanes(config, self.n_depths, batch, FIRST_CAPACITY, like=self.embedding)
+        self.projector_lane = make_lane(config, config.n_projector_layers, batch, FIRST_CAPACITY, like=self.embedding)
 
     @property
     def embedding(self) -> Tensor:
@@ -121,6 +126,12 @@ class Stream:
         """The most tokens to return: the options' number, or as many as there are positions for."""
         return self.options.max_tokens or self.config.max_positions - self.config.speech_offset
 
+    @property
+    def _history_start(self) -> int:
+        """Where the tokens that a penalty looks at start in the sequence."""
+        penalty = self.options.penalty
+        return self.call_start if penalty is not None and penalty.scope == "call" else 0
+
     def add_text(self, hidden: Tensor, lengths: Tensor | None = None) -> None:
         """Runs new text, hidden (B, n, D); the first call puts the begin token before it.
 
@@ -136,13 +147,14 @@ class Stream:
         if n == 0:
             return
         self._catch_up()  # while the rows that are behind are still the newest
+        self._make_room(n)
         order = self.n_text[:, None] + torch.arange(n, device=x.device)  # (B, n)
         if lengths is not None:
             order = order.where(order < lengths[:, None], HIDDEN)
         self.n_text = self.n_text + (n if lengths is None else lengths)
         if self.is_released:
             self._rotations = None  # speech positions follow the text's
-        rows = self._rows(lambda lane: self._text_rows(lane, order))
+        rows = rows_by_depth(self.config, self.lanes, lambda lane: self._text_rows(lane, order))
         h = self.talker.decoder(x, rows(0))  # (B, n, D_s)
         text = Text(x, rows, is_chained=not self.is_released)
         self.talker.head.prefill(h, text, self.options.tokens_per_step)
@@ -153,6 +165,12 @@ class Stream:
         `room`: at most so many tokens are kept, and none after an end token; under `fixed`, and under `confidence` but
         for rows that wait, the modules beyond are not run.
         """
+        n_to_feed = self.sequence.shape[1] - self.n_fed
+        self._make_room(n_to_feed // self.talker.head.stride)
+        K, is_greedy = self.options.tokens_per_step, self.options.temperature == 0
+        is_whole = room is None or (room >= K and is_greedy)
+        if self.static is not None and n_to_feed == K and is_whole:
+            return self._step_static(self.static, ends_at_end=room is not None)
         proposed, self.proposed = self.proposed, None
         if proposed is None:
             return self._propose(*self._feed(self.sequence[:, self.n_fed :]), Picker(self, room))
@@ -173,25 +191,58 @@ class Stream:
 
         Where text arrives in between, it has to before it knows what comes in their place: its proposals may be worse.
         """
+        assert self._newest is not None
         self.sequence = self.sequence[:, : self.sequence.shape[1] - n]
-        self.behind = self._newest
+        h, fed, inputs = (part.clone() for part in self._newest)  # a pass may be handed on before they are run
+        self.behind = h, fed, inputs
 
     def scores(self, k: int, logits: Tensor, history: Tensor) -> Tensor:
         """Returns the log-weights (B, V_s) by which head k picks from raw logits (B, V_s) after `history` (B, n)."""
         penalty = self.options.penalty
         if penalty is not None and (k == 0 or penalty.heads == "all"):
-            start = self.call_start if penalty.scope == "call" else 0
-            logits = penalty.apply(logits, history[:, start:])
+            logits = penalty.apply(logits, history[:, self._history_start :])
         if history.shape[1] - self.talker.head.stride < self.options.min_tokens:
             logits = logits.clone()
             logits[:, self.config.eos_id] = NEVER
         return weigh(logits, history, self.options)
 
+    def _step_static(self, static: StaticPass, ends_at_end: bool) -> Picks:
+        """Does what `step` does in one static pass; `ends_at_end`: modules after an end token count as not run."""
+        assert self.behind is None, "where rows wait, some token was taken back"
+        fed, history = self.sequence[:, self.n_fed :], self.sequence[:, self._history_start :]
+        n_missing = self.options.min_tokens - self.n_tokens
+        inputs = Inputs(fed, history, n_missing, self._rotation_table(static.kind.capacity), self.draws)
+        passed = static.run(self.talker, inputs)
+        n = passed.tokens.shape[1]
+        if ends_at_end:
+            (said,) = passed.tokens.tolist()
+            n = said.index(self.config.eos_id) + 1 if self.config.eos_id in said else n
+            for lane in self.lanes[n:]:
+                lane.rewind(lane.n_rows - static.n_rows)
+        tokens, logits = passed.tokens[:, :n].clone(), passed.logits[:, :n].clone()
+        self._newest = passed.h, static.fed, passed.inputs
+        self.n_fed = self.sequence.shape[1]
+        self.sequence = torch.cat([self.sequence, tokens], 1)
+        return Picks(tokens, logits, list(range(n)), [True] * n)
+
+    def _make_room(self, n: int) -> None:
+        """Makes sure of n more slots in a static pass: a larger one takes over when they are not there."""
+        if self.static is None:
+            return
+        n_slots = n + max(lane.n_slots for lane in self.lanes)
+        if n_slots > self.static.kind.capacity:
+            capacity = capacity_for(n_slots, FIRST_CAPACITY)
+            larger = borrow(self.talker, self.options, len(self.sequence), capacity, self)
+            for mine, theirs in zip(larger.lanes, self.lanes, strict=True):
+                mine.take_over(theirs)
+            self.static.give_back()
+            self.static, self.lanes = larger, larger.lanes
+
     def _feed(self, fed: Tensor) -> tuple[Tensor, Step]:
         """Runs the decoder over tokens fed (B, n * stride); returns its output (B, n, D_s) and the head's context."""
         talker = self.talker
         inputs = talker.head.embed(talker.embedding, fed)  # (B, n, D_s)
-        rows = self._rows(lambda lane: self._new_speech_rows(lane, inputs.shape[1]))
+        rows = rows_by_depth(self.config, self.lanes, lambda lane: self._new_speech_rows(lane, inputs.shape[1]))
         return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding)
 
     def _propose(self, h: Tensor, step: Step, picker: Picker) -> Picks:
@@ -251,7 +302,7 @@ class Stream:
             lane.rewind(first)
             return self._new_speech_rows(lane, n)
 
-        return h, Step(fed, inputs, self._rows(make), self.talker.embedding)
+        return h, Step(fed, inputs, rows_by_depth(self.config, self.lanes, make), self.talker.embedding)
 
     def _catch_up(self) -> None:
         """Runs the modules over the rows that are behind."""
@@ -266,24 +317,6 @@ class Stream:
         order = order.expand(len(hidden), -1)
         start, mask = lane.add_text(order, order, is_causal=True)
         return self.talker.projector(hidden, self._text_rows_at(lane, start, mask, order))
-
-    def _lane(self, batch: int, n_layers: int) -> Lane:
-        config = self.config
-        shape = (n_layers, batch, config.n_heads, config.dim // config.n_heads)
-        return Lane(KVCache(shape, FIRST_CAPACITY, like=self.embedding), batch, self.embedding.device)
-
-    def _rows(self, make: Callable[[Lane], Rows]) -> Callable[[int], Rows]:
-        """Returns rows by depth; depths that share a lane share its rows."""
-        made: dict[int, Rows] = {}
-
-        def rows(depth: int) -> Rows:
-            lane = depth if self.is_released else 0
-            if lane not in made:
-                made[lane] = make(self.lanes[lane])
-            is_shared = depth > 0 and not self.is_released
-            return replace(made[lane], first_layer=self.config.n_layers + depth - 1) if is_shared else made[lane]
-
-        return rows
 
     def _text_rows(self, lane: Lane, order: Tensor) -> Rows:
         config = self.config
@@ -313,12 +346,16 @@ class Stream:
 
     def _speech_rotation(self, end: int, n: int) -> tuple[Tensor, Tensor]:
         """Returns cosines and sines of the n speech rows before row `end`, (B or 1, 1, n, d), from a growing table."""
-        if self._rotations is None or self._rotations[0].shape[2] < end:
-            rows = torch.arange(max(FIRST_CAPACITY, 2 * end), device=self.embedding.device)
+        cos, sin = self._rotation_table(end)
+        return cos.narrow(2, end - n, n), sin.narrow(2, end - n, n)
+
+    def _rotation_table(self, n: int) -> tuple[Tensor, Tensor]:
+        """Returns cosines and sines of the first n speech rows at least, (B or 1, 1, n or more, d)."""
+        if self._rotations is None or self._rotations[0].shape[2] < n:
+            rows = torch.arange(max(FIRST_CAPACITY, 2 * n), device=self.embedding.device)
             first = self.n_text[:, None] if self.is_released else self.config.speech_offset
             self._rotations = self.talker.rotation((first + rows).view(-1, len(rows)))
-        cos, sin = self._rotations
-        return cos.narrow(2, end - n, n), sin.narrow(2, end - n, n)
+        return self._rotations
 
     def _speech_bias(self, lane: Lane, n: int) -> Tensor | None:
         """Returns the attention bias of the newest n speech rows, None if they see everything."""

@@ -24,6 +24,7 @@ from vocalnet.decoder.keys import our_key
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.policies import find_policy
 from vocalnet.decoder.session import BatchSession, ReleasedSession, Spoken, TalkerSession
+from vocalnet.graphs import Graphable
 from vocalnet.masks import check_rule
 from vocalnet.tokens import LLAMA_END_IDS
 
@@ -63,7 +64,7 @@ class Projector(nn.Module):
         return self.stack(self.inlet(hidden), rows)
 
 
-class Talker(nn.Module):
+class Talker(Graphable):
     """Speech projector, speech decoder and head, with the downsample adaptor where a checkpoint carries both."""
 
     def __init__(self, config: TalkerConfig, adaptor: Adaptor | None = None) -> None:

@@ -10,6 +10,7 @@ at the mel rate see `ratio` times as many frames.
 from __future__ import annotations
 
 import math
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 
 import torch
@@ -17,10 +18,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from vocalnet.config import FlowConfig
+from vocalnet.graphs import Graphable
 from vocalnet.vocoder.causal import PassCache, length_mask
 from vocalnet.vocoder.conformer import UpsampleEncoder
 from vocalnet.vocoder.estimator import Estimator
 from vocalnet.vocoder.memory import SpareMemory
+from vocalnet.vocoder.static import Velocity, static_velocity
 
 SIGMA_MIN = 1e-6  # width of the paths' ends around the data
 DROP_CONDITION = 0.2  # share of training samples without condition, for classifier-free guidance
@@ -39,7 +42,7 @@ class FlowCache:
         return self.steps.setdefault(index, PassCache(self.spare))
 
 
-class Flow(nn.Module):
+class Flow(Graphable):
     """Tokens, speaker and prompt mel -> mel."""
 
     def __init__(self, config: FlowConfig) -> None:
@@ -122,14 +125,26 @@ class Flow(nn.Module):
         spk = functional.pad(spk, unconditional[2:])  # (n_rows, n_mels)
         times = schedule(self.config.n_steps if n_steps is None else n_steps).to(noise)
         x = noise
-        for k in range(len(times) - 1):
-            step = None if cache is None else cache.step(k)
-            rows = x.expand(n_rows, -1, -1)
-            v = self.velocity(rows, times[k].expand(n_rows), mu, spk, cond, chunk=chunk, cache=step)
-            if n_rows == 2:
-                v = (1 + cfg_rate) * v[:1] - cfg_rate * v[1:]
-            x = x + (times[k + 1] - times[k]) * v
+        with self._velocities(mu, spk, cond, chunk, cache) as velocity:
+            for k in range(len(times) - 1):
+                v = velocity(k, x.expand(n_rows, -1, -1), times[k].expand(n_rows))
+                if n_rows == 2:
+                    v = (1 + cfg_rate) * v[:1] - cfg_rate * v[1:]
+                x = x + (times[k + 1] - times[k]) * v
         return x
+
+    def _velocities(
+        self, mu: Tensor, spk: Tensor, cond: Tensor, chunk: int | None, cache: FlowCache | None
+    ) -> AbstractContextManager[Velocity]:
+        """Gives the velocity of each Euler step: by static passes if they are prepared, without cache or gradient."""
+        if self.passes is not None and cache is None and not torch.is_grad_enabled():
+            return static_velocity(self, mu, spk, cond, chunk)
+
+        def velocity(step: int, x: Tensor, t: Tensor) -> Tensor:
+            seen = None if cache is None else cache.step(step)
+            return self.velocity(x, t, mu, spk, cond, chunk=chunk, cache=seen)
+
+        return nullcontext(velocity)
 
 
 def schedule(n_steps: int) -> Tensor:
