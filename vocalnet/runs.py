@@ -114,11 +114,11 @@ def revision(model: Any) -> str:
 def fingerprint(model: torch.nn.Module) -> str:
     """Returns twelve hex digits that tell two models' weights apart, from the first few values of many tensors.
 
-    Linear layers are left out: kernels rearrange them (`decoder.kernels`), which makes no other model.
+    Linear layers and convolutions are left out: kernels rearrange them (`decoder.kernels`), which makes no other model.
     """
     digest = hashlib.sha256()
     for name, module in model.named_modules():
-        if hasattr(module, "in_features"):
+        if any(hasattr(module, sign) for sign in ("in_features", "in_channels", "plain_shape")):
             continue
         for key, weight in module.named_parameters(recurse=False):
             values = weight.detach().flatten()[:FINGERPRINT_VALUES].double().cpu().numpy()
