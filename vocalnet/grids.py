@@ -96,10 +96,9 @@ def policies(decoders: Sequence[str]) -> list[Cell]:
 
 
 def streaming(decoders: Sequence[str]) -> list[Cell]:
-    """Returns what streaming costs: of the talker's mask alone, and of the vocoder's stream too."""
-    offline = [_cell("ntp", 1), *(_cell(OWN, K) for K in (1, 3, 5))]
-    masked = [replace(cell, options=replace(cell.options, mask="streaming")) for cell in offline[1:]]
-    return [*offline, *masked, *(replace(cell, sound=VocoderOptions()) for cell in masked)]
+    """Returns what streaming costs at three tokens per step: the talker's mask alone, the vocoder's stream too."""
+    masked = _cell(OWN, 3, mask="streaming")
+    return [_cell("ntp", 1), _cell(OWN, 3), masked, replace(masked, sound=VocoderOptions())]
 
 
 def vocoder(decoders: Sequence[str]) -> list[Cell]:
