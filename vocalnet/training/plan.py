@@ -143,7 +143,7 @@ class Work:
         logits = n_targets * len(embeddings(self.model.llm))
         entropy = 3 * min(n_targets, ENTROPY_ROWS) * len(embeddings(self.model.llm)) * FLOAT
         head = logits * (FLOAT + self.size) + max(entropy, logits * FLOAT)
-        layer = n_kept * self.size
+        layer = n_kept * self.size + B * L * kept_in_float32(llm, settings) * (FLOAT - self.size)
         inputs = B * L * D * self.size
         body = n_layers * inputs if settings.gradient_checkpointing else n_layers * layer
         return kept + body, head, layer
@@ -188,6 +188,13 @@ def llm_layer(config: Any, L: int, settings: Settings) -> float:
         kept += 10 * D + F
     outputs = 3 * D + 2 * F + 2 * D * config.num_key_value_heads / H
     return kept + (2 * outputs if settings.method == "dora" else 0)
+
+
+def kept_in_float32(config: Any, settings: Settings) -> float:
+    """Returns how many of `llm_layer`'s numbers per row stay in float32 under autocast: sums, and LoRA's dropout."""
+    D, F = config.hidden_size, config.intermediate_size
+    has_dropout = settings.method not in ("full", "lisa", "experts") and settings.lora_dropout
+    return 2 * D + (6 * D + F if has_dropout else 0)
 
 
 def talker_block(config: TalkerConfig) -> float:
