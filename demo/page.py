@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import argparse
-import ctypes
 import logging
 import signal
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -28,8 +26,6 @@ from demo.turns import TURNS, live
 PATIENCE_S = 10.0  # with jobs that end, when the server does
 CACHE_S = 3600
 MAX_WAITING = 16
-MAX_THREADS = 8  # for callbacks: the model's arithmetic leaves memory with every thread that ever ran it
-M_ARENA_MAX, ARENAS = -8, 2  # of glibc's mallopt
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -100,7 +96,6 @@ def launch(
             footer_links=["api", "settings"],
             run_history=False,
             max_file_size="20mb",
-            max_threads=MAX_THREADS,
             enable_monitoring=False,
             app_kwargs={"routes": [Route("/health", health), Route("/live", alive)]},
         )
@@ -112,14 +107,6 @@ def launch(
     # The first event after a start costs most of a second; no visitor should wait for it.
     Client(url, verbose=False).predict(api_name="/health")
     return url
-
-
-def _share_memory() -> None:
-    """Lets threads share their freed memory, where the C library is glibc: each else keeps what an answer took."""
-    if sys.platform == "linux":
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-        if mallopt is not None:
-            mallopt(M_ARENA_MAX, ARENAS)
 
 
 def serve(build: Callable[[App], gr.Blocks], app: App, **where: Any) -> None:
@@ -138,7 +125,6 @@ def serve(build: Callable[[App], gr.Blocks], app: App, **where: Any) -> None:
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
-    _share_memory()
     with tempfile.TemporaryDirectory(prefix="vocalnet-page-", ignore_cleanup_errors=True) as folder:
         tempfile.tempdir = folder
         blocks = build(app)
