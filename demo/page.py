@@ -22,10 +22,12 @@ from demo.scripts import script
 from demo.state import App
 from demo.theme import CSS, THEME
 from demo.turns import TURNS, live
+from demo.upstream import keep_identities
 
 PATIENCE_S = 10.0  # with jobs that end, when the server does
 CACHE_S = 3600
 MAX_WAITING = 16
+MAX_SESSIONS = 200  # of which Gradio keeps what their pages show, half a megabyte each; the longest idle go first
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
@@ -84,6 +86,7 @@ def launch(
     def alive(request: Request) -> JSONResponse:
         return JSONResponse({**live(), "visits": len(app.visits)})
 
+    keep_identities()
     try:
         _, url, _ = blocks.queue(max_size=queue or MAX_WAITING).launch(
             server_name=host,
@@ -97,6 +100,7 @@ def launch(
             run_history=False,
             max_file_size="20mb",
             enable_monitoring=False,
+            state_session_capacity=MAX_SESSIONS,
             app_kwargs={"routes": [Route("/health", health), Route("/live", alive)]},
         )
     except OSError as error:

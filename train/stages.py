@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 from torch import nn
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from train.common import Recipe, assemble
 from train.heads import train_head
@@ -21,7 +21,7 @@ from vocalnet.files import write_json
 from vocalnet.training.answers import Answers
 from vocalnet.training.corpus import build_corpus, build_drills
 from vocalnet.training.stage_align import train_alignment
-from vocalnet.training.stage_encoder import train_encoder
+from vocalnet.training.stage_encoder import Recogniser, train_encoder
 from vocalnet.training.stage_flow import train_flow
 from vocalnet.training.stage_pace import train_pace
 from vocalnet.training.stage_talker import train_talker
@@ -90,25 +90,43 @@ def begin(recipe: Recipe, component: str, make: Callable[[], Module]) -> Module:
 
 
 def text(recipe: Recipe) -> None:
-    """Trains the BPE tokenizer and the LLM on the domain's text."""
-    llm, bpe = train_text(recipe.folder, recipe.model.llm, recipe.config, recipe.seed)
+    """Trains the BPE tokenizer and the LLM on the domain's text; or goes on with the checkpoint's (`start`)."""
+    start = None
+    if recipe.config.get("start") == "checkpoint":
+        ready = assemble(recipe, llm="llm")
+        start = (ready.llm, ready.tokenizer)
+    llm, bpe = train_text(recipe.folder, recipe.model.llm, recipe.config, recipe.seed, start)
     bpe.save_pretrained(recipe.checkpoint)
     save_component(recipe.checkpoint, "text_llm", llm)
+
+
+def fresh_recogniser(recipe: Recipe, bpe: PreTrainedTokenizerBase) -> Recogniser:
+    """Returns an encoder with the three heads that train it, its weights drawn by the recipe's seed."""
+    torch.manual_seed(recipe.seed)
+    return Recogniser(recipe.model.encoder, len(bpe), recipe.config["lower_layer"], recipe.config["rate"])
 
 
 def encoder(recipe: Recipe) -> None:
     """Trains the encoder as a recogniser of the LLM's tokens."""
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
-    train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed)
+    train_encoder(fresh_recogniser(recipe, bpe), bpe, recipe.data, recipe.folder, recipe.config, recipe.seed)
 
 
 def drill(recipe: Recipe) -> None:
-    """Goes on with the recogniser, on lists of the domain's words as well; the encoder is frozen from here on."""
+    """Goes on with the recogniser, on lists of the domain's words as well; the encoder is frozen from here on.
+
+    With `start: checkpoint` the checkpoint's encoder is what goes on, with fresh heads.
+    """
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
-    start = recipe.folder.parent / "encoder" / "state.pt"
-    trained = train_encoder(recipe.data, recipe.folder, recipe.model.encoder, bpe, recipe.config, recipe.seed, start)
-    save_component(recipe.checkpoint, "encoder", trained.encoder.whisper)
-    save_component(recipe.checkpoint, "token_head", trained.tokens)
+    recogniser = fresh_recogniser(recipe, bpe)
+    if recipe.config.get("start") == "checkpoint":
+        load_component(recipe.checkpoint, "encoder", recogniser.encoder.whisper)
+    else:
+        earlier = torch.load(recipe.folder.parent / "encoder" / "state.pt", weights_only=True)["modules"]
+        recogniser.load_state_dict({key.removeprefix("recogniser."): value for key, value in earlier.items()})
+    train_encoder(recogniser, bpe, recipe.data, recipe.folder, recipe.config, recipe.seed)
+    save_component(recipe.checkpoint, "encoder", recogniser.encoder.whisper)
+    save_component(recipe.checkpoint, "token_head", recogniser.tokens)
 
 
 def pace(recipe: Recipe) -> None:
@@ -133,8 +151,9 @@ def align(recipe: Recipe) -> None:
 
 
 def speak(recipe: Recipe) -> None:
-    """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed."""
-    model = assemble(recipe, llm="text_llm")
+    """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed; or goes on (`start`)."""
+    trained = {"talker": "talker"} if recipe.config.get("start") == "checkpoint" else {}
+    model = assemble(recipe, llm="text_llm", **trained)
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "typed_talker", model.talker)
 

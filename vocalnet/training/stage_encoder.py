@@ -126,32 +126,26 @@ class Recogniser(nn.Module):
 
 
 def train_encoder(
+    recogniser: Recogniser,
+    tokenizer: PreTrainedTokenizerBase,
     data: Path,
     folder: Path,
-    config: EncoderConfig,
-    tokenizer: PreTrainedTokenizerBase,
     options: dict[str, Any],
     seed: int,
-    start: Path | None = None,
-) -> Recogniser:
-    """Returns the trained encoder with its heads.
+) -> None:
+    """Trains an encoder in place, with its heads.
 
     Args:
-        data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
+        recogniser: fresh, or trained before.
         tokenizer: the LLM's; its padding token serves as CTC's blank.
-        options: "loop" (LoopConfig), "batch_size", "bf16", "lower_layer" (the one trained by letters and phones),
-            "rate" (encoder frames that the adaptor joins), "lists" of clips to train on (one named twice is heard twice
+        data: the corpus. Clips in foreign languages are left out, noise is learned as silence.
+        options: "loop" (LoopConfig), "batch_size", "bf16", "lists" of clips to train on (one named twice is heard twice
             as often), "n_dev" clips for the error rates.
-        start: resume state of an earlier run of this stage, whose weights are taken up; None: fresh weights.
     """
     entries = [e for name in options["lists"] for e in read_list(data, name) if has_transcript(e)]
     paths = [data / e["speech"] for e in entries]
     loop = LoopConfig(**options["loop"])
-    torch.manual_seed(seed)
-    recogniser = Recogniser(config, len(tokenizer), options["lower_layer"], options["rate"])
-    if start is not None:
-        earlier = torch.load(start, weights_only=True)["modules"]
-        recogniser.load_state_dict({key.removeprefix("recogniser."): value for key, value in earlier.items()})
+    config = recogniser.encoder.config
     blank = tokenizer.pad_token_id
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     dev = [e for e in read_list(data, "dev") if e["question"]][: options["n_dev"]]
@@ -197,4 +191,3 @@ def train_encoder(
         return {"dev_wer": jiwer.wer(said, words), "dev_letters_cer": jiwer.cer(letters_said, spelled)}
 
     train({"recogniser": recogniser}, losses, loop, folder, seed, evaluate, options["eval_every"])
-    return recogniser

@@ -122,20 +122,30 @@ def weighted_loss(llm: PreTrainedModel, sequences: Sequences, index: Any) -> tup
 
 
 def train_text(
-    folder: Path, config: dict[str, Any], options: dict[str, Any], seed: int
+    folder: Path,
+    config: dict[str, Any],
+    options: dict[str, Any],
+    seed: int,
+    start: tuple[PreTrainedModel, PreTrainedTokenizerBase] | None = None,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Returns the LLM and its tokenizer.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "n_questions", "domain" (`domain.SHARES`), "bf16".
+        start: an LLM with its tokenizer to go on from, in place; None: both are made anew.
     """
     domain = options["domain"]
     questions = draw("train", options["n_questions"], seed + 1, domain, is_single=False)
-    tokenizer = train_bpe([t for q in questions for t in (q.text, q.answer)], config["vocab_size"])
+    llm: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    if start is None:
+        tokenizer = train_bpe([t for q in questions for t in (q.text, q.answer)], config["vocab_size"])
+        torch.manual_seed(seed)
+        llm = build_llm({**config, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id})
+    else:
+        llm, tokenizer = start
     sequences = encode_questions(tokenizer, questions, seed)
     dev = encode_questions(tokenizer, draw("dev", 256, seed, domain, is_single=False), seed)
-    torch.manual_seed(seed)
-    llm = build_llm({**config, "pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id})
     order = batch_order(len(questions), options["batch_size"], seed, [len(x) for x in sequences.ids])
 
     def losses(step: int, generator: torch.Generator) -> Losses:
