@@ -1,13 +1,18 @@
-"""Waveform augmentation of question clips: what separates a synthesis engine from a room and a microphone."""
+"""Augmentation of question clips: what separates a synthesis engine from a room and a microphone, and other voices."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from vocalnet.audio import SAMPLE_RATE_HZ
 from vocalnet.training.corpus import noise
+
+TIMBRE = 0.12  # deviation of a clip's random spectral envelope, in units of the encoder's log mel (0.25: 10 dB)
 
 
 def _filter(rng: np.random.Generator, n_bins: int) -> np.ndarray:
@@ -76,3 +81,23 @@ def augment(
         samples = _acoustics(samples, rng)
     samples = samples / max(1e-4, np.abs(samples).max()) * rng.uniform(0.1, 1.0)
     return samples.astype(np.float32), Warp(factor, before / SAMPLE_RATE_HZ)
+
+
+@lru_cache
+def _vocal_tract(n_mels: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
+    """Returns matrices (21, n_mels, n_mels) that scale the frequencies of a mel spectrogram by 0.8 to 1.2."""
+    centres = np.linspace(0, 2595 * np.log10(1 + sample_rate_hz / 2 / 700), n_mels)
+    matrices = []
+    for factor in np.linspace(0.8, 1.2, 21):
+        scaled = 2595 * np.log10(1 + 700 * (10 ** (centres / 2595) - 1) * factor / 700)
+        matrices.append([np.interp(scaled, centres, row) for row in np.eye(n_mels)])
+    return torch.tensor(np.array(matrices).transpose(0, 2, 1), dtype=torch.float32)
+
+
+def other_speakers(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns mel (B, n_mels, T_a) as of vocal tracts of other lengths, with another timbre each: both per clip."""
+    B, n_mels, _ = mel.shape
+    matrices = _vocal_tract(n_mels)
+    warped = matrices[torch.randint(len(matrices), (B,), generator=generator)] @ mel
+    waves = torch.cos(torch.pi * torch.arange(1, 5)[:, None] * (torch.arange(n_mels) + 0.5) / n_mels)
+    return warped + TIMBRE * (torch.randn(B, 4, generator=generator) @ waves)[..., None]

@@ -74,7 +74,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         rng = np.random.default_rng([seed, step])
         clips = [augment(read_clip(paths[i]), rng)[0] for i in index]
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            features = [states.float() for states in encode_clips(model, clips)]
+            features = [states.float() for states in encode_clips(model, clips, generator)]
         tasks, answers = [], []
         for i in index:
             transcribe = bool(entries[i]["question"]) and rng.random() < options["transcribe"]

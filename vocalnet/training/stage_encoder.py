@@ -8,7 +8,6 @@ what: with CTC alone a transformer finds the alignment slowly (no sign of it in 
 
 from __future__ import annotations
 
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +19,9 @@ from torch.nn import functional
 from transformers import PreTrainedTokenizerBase
 
 from vocalnet.adaptor import group_frames
-from vocalnet.audio import SAMPLE_RATE_HZ
 from vocalnet.config import EncoderConfig
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
-from vocalnet.training.augment import Warp, augment
+from vocalnet.training.augment import Warp, augment, other_speakers
 from vocalnet.training.data import (
     ALPHABET,
     characters,
@@ -43,7 +41,6 @@ PHONES = tuple(
 )
 FRAME_S = CONV_STRIDE / MEL_RATE_HZ
 IGNORED = -100
-TIMBRE = 0.08  # deviation of a clip's random spectral envelope, in units of the encoder's log mel (0.25: 10 dB)
 WEIGHTS = {"tokens": 0.5, "letters": 0.5, "phones": 0.5}  # of the three losses
 
 
@@ -59,26 +56,6 @@ def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
             width, start = int(draws[i, j + 4] * 12), int(draws[i, j + 5] * max(1, T_a - 12))
             mel[i, :, start : start + width] = 0
     return mel
-
-
-@lru_cache
-def _vocal_tract(n_mels: int, sample_rate_hz: int = SAMPLE_RATE_HZ) -> Tensor:
-    """Returns matrices (21, n_mels, n_mels) that scale the frequencies of a mel spectrogram by 0.84 to 1.16."""
-    centres = np.linspace(0, 2595 * np.log10(1 + sample_rate_hz / 2 / 700), n_mels)
-    matrices = []
-    for factor in np.linspace(0.84, 1.16, 21):
-        scaled = 2595 * np.log10(1 + 700 * (10 ** (centres / 2595) - 1) * factor / 700)
-        matrices.append([np.interp(scaled, centres, row) for row in np.eye(n_mels)])
-    return torch.tensor(np.array(matrices).transpose(0, 2, 1), dtype=torch.float32)
-
-
-def _other_speakers(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns mel (B, n_mels, T_a) as of vocal tracts of other lengths, with another timbre each: both per clip."""
-    B, n_mels, _ = mel.shape
-    matrices = _vocal_tract(n_mels)
-    warped = matrices[torch.randint(len(matrices), (B,), generator=generator)] @ mel
-    waves = torch.cos(torch.pi * torch.arange(1, 5)[:, None] * (torch.arange(n_mels) + 0.5) / n_mels)
-    return warped + TIMBRE * (torch.randn(B, 4, generator=generator) @ waves)[..., None]
 
 
 def ctc_loss(logits: Tensor, lengths: Tensor, targets: list[Tensor], blank: int = 0) -> Tensor:
@@ -156,7 +133,7 @@ def train_encoder(
         rng = np.random.default_rng([seed, step])
         clips, warps = zip(*(augment(read_clip(paths[i]), rng) for i in index), strict=True)
         mel, lengths = mel_batch(clips, config.n_mels, recogniser.encoder.max_frames)
-        mel = _spec_augment(_other_speakers(mel, generator), generator)
+        mel = _spec_augment(other_speakers(mel, generator), generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
             tokens, letters, phones = recogniser(mel, lengths)
         frames = (lengths + 1) // CONV_STRIDE

@@ -18,7 +18,7 @@ from torch.nn import functional
 from vocalnet.adaptor import group_frames
 from vocalnet.llm import embeddings
 from vocalnet.model import VocalNet, encoder_inputs
-from vocalnet.training.augment import augment
+from vocalnet.training.augment import augment, other_speakers
 from vocalnet.training.data import clip_lengths, has_transcript, pad, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.objectives import encode
@@ -69,10 +69,13 @@ class TokenReader:
         return str(self.tokenizer.decode(best[best != self.pause], skip_special_tokens=True))
 
 
-def encode_clips(model: VocalNet, clips: Sequence[np.ndarray]) -> list[Tensor]:
-    """Returns the frozen encoder's states (T_e, D_e) of 16 kHz clips (n,)."""
+def encode_clips(model: VocalNet, clips: Sequence[np.ndarray], voices: torch.Generator | None = None) -> list[Tensor]:
+    """Returns the frozen encoder's states (T_e, D_e) of 16 kHz clips (n,), with `voices` as of other speakers each."""
+    inputs = [encoder_inputs(clip, model.parts.encoder) for clip in clips]
+    if voices is not None:
+        inputs = [[(other_speakers(mel[None], voices)[0], n) for mel, n in clip] for clip in inputs]
     with torch.no_grad():
-        return encode(model, [encoder_inputs(clip, model.parts.encoder) for clip in clips])
+        return encode(model, inputs)
 
 
 @torch.no_grad()
@@ -127,16 +130,16 @@ def train_pace(model: VocalNet, head: nn.Linear, data: Path, folder: Path, optio
     reader = TokenReader(model)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
 
-    def adapted(clips: Sequence[np.ndarray]) -> list[Tensor]:
+    def adapted(clips: Sequence[np.ndarray], voices: torch.Generator | None = None) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            states = encode_clips(model, clips)
+            states = encode_clips(model, clips, voices)
         return [model.adapt(row.float()) for row in states]
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
         rng = np.random.default_rng([seed, step])
         model.encoder.eval()
-        heard = adapted([augment(read_clip(paths[i]), rng)[0] for i in index])
+        heard = adapted([augment(read_clip(paths[i]), rng)[0] for i in index], generator)
         ctc, distance = reader.losses(heard, [entries[i]["question"] for i in index])
         return {"total": ctc + distance, "ctc": ctc.detach(), "distance": distance.detach()}
 
