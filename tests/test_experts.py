@@ -25,7 +25,16 @@ from vocalnet.experts import (
     start_experts,
     without_experts,
 )
-from vocalnet.llm import Message, backbone, embed_prompt, end_ids, prompt_pieces, speech_mask, user_content
+from vocalnet.llm import (
+    Message,
+    backbone,
+    cache_argument,
+    embed_prompt,
+    end_ids,
+    prompt_pieces,
+    speech_mask,
+    user_content,
+)
 from vocalnet.model import VocalNet
 from vocalnet.training.experts import prepare_experts
 
@@ -132,10 +141,10 @@ def test_each_kind_of_position_moves_its_own_ffn(pair, is_speech):
 
 def test_cached_passes_give_what_one_pass_gives(pair):
     _, routed = pair
-    whole, cache, rows = _logits(routed, MASK), DynamicCache(), []
+    whole, kept, rows = _logits(routed, MASK), {cache_argument(routed): DynamicCache()}, []
     for start, stop in ((0, 5), (5, 9), (9, 10), (10, L)):
         with speech_positions(MASK[:, start:stop]), torch.no_grad():
-            rows.append(routed(TEXT[:, start:stop], past_key_values=cache, use_cache=True).logits)
+            rows.append(routed(TEXT[:, start:stop], use_cache=True, **kept).logits)
     torch.testing.assert_close(torch.cat(rows, 1), whole, rtol=1e-4, atol=1e-4)
 
 

@@ -5,6 +5,7 @@ What differs between LLM families comes from tokens.py. Shapes: L prompt positio
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -34,6 +35,11 @@ def build_llm(config: dict[str, Any]) -> PreTrainedModel:
 def backbone(llm: PreTrainedModel) -> nn.Module:
     """Returns the LLM without its head; it gives `last_hidden_state`."""
     return getattr(llm, llm.base_model_prefix)
+
+
+def cache_argument(llm: PreTrainedModel) -> str:
+    """Returns the name under which an LLM takes its keys and values: "cache", or as earlier releases called it."""
+    return "cache" if "cache" in inspect.signature(type(backbone(llm)).forward).parameters else "past_key_values"
 
 
 def embeddings(llm: PreTrainedModel) -> Tensor:

@@ -31,6 +31,7 @@ from vocalnet.experts import speech_positions
 from vocalnet.llm import (
     Message,
     backbone,
+    cache_argument,
     embed_prompt,
     end_ids,
     prompt_pieces,
@@ -272,13 +273,14 @@ class Session:
         model, tokenizer = self.model, self.model.tokenizer
         pieces = prompt_pieces(tokenizer, model.family, messages)
         stops = end_ids(tokenizer, model.family)
-        cache, ids, shown = DynamicCache(), list[int](), ""
+        ids, shown = list[int](), ""
+        kept = {cache_argument(model.llm): DynamicCache()}  # keys and values
         inputs = run.timed("llm", lambda: embed_prompt(model.llm, pieces, audio))  # (1, L, D)
         is_speech: Tensor | None = speech_mask(pieces, audio)[None].to(model.device)  # of the prompt; then text only
 
         def step(embeddings: Tensor, is_speech: Tensor | None) -> tuple[int, Tensor]:
             with speech_positions(is_speech):
-                out = backbone(model.llm)(inputs_embeds=embeddings, past_key_values=cache, use_cache=True)
+                out = backbone(model.llm)(inputs_embeds=embeddings, use_cache=True, **kept)
             state = out.last_hidden_state[:, -1]  # (1, D)
             return int(model.llm.get_output_embeddings()(state).argmax()), state
 
