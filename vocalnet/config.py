@@ -97,6 +97,11 @@ class TalkerConfig:
         """V_s: units and special tokens."""
         return self.n_units + self.n_special
 
+    @property
+    def widest_layer(self) -> int:
+        """Weights of the largest product of a decoding step: attention's or the gate's input, or the vocabulary."""
+        return self.dim * max(3 * self.dim, 2 * self.ffn_dim, self.vocab_size)
+
 
 @dataclass(frozen=True)
 class FlowEncoderConfig:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
+from vocalnet.decoder.stream import Picker
 from vocalnet.decoder.talker import Talker
 
 STREAMING = DecodeOptions(tokens_per_step=2, mask="streaming", max_tokens=60, min_tokens=60)
@@ -208,3 +209,26 @@ def test_text_rows(make_talker: Callable[..., Talker]) -> None:
     assert talker.text_rows(states, labels)[:, 0].tolist() == [2, 3, 4, 6]
     assert talker.text_rows(states, labels, torch.full((1, 24), 99.0))[:, 0].tolist() == [2, 3, 4, 99]
     assert talker.text_rows(states, labels, end_ids=(7, 9))[:, 0].tolist() == [2, 3, 5]
+
+
+@pytest.mark.parametrize("head", ["mtp_vocalnet", "mtp_parallel_linear"])
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+@pytest.mark.parametrize("K", [1, 3, 4])
+def test_picking_at_once_is_picking_one_by_one(
+    make_talker: Callable[..., Talker],
+    texts: list[Tensor],
+    monkeypatch: pytest.MonkeyPatch,
+    head: str,
+    mask: str,
+    K: int,
+) -> None:
+    talker = make_talker(head)
+    for layer in talker.head.modules():
+        if isinstance(layer, torch.nn.Linear) and layer.out_features == talker.config.vocab_size:
+            torch.nn.init.constant_(layer.bias[talker.config.eos_id], 2.0)  # so that answers end
+    every = [DecodeOptions(tokens_per_step=K, max_tokens=40, min_tokens=n, mask=mask) for n in (0, 8, 40)]
+    at_once = [talker.generate(texts, options, return_logits=True) for options in every]
+    assert any(len(tokens) < 40 for tokens, _ in at_once[0])  # some end by themselves, in the midst of a step
+    monkeypatch.setattr(Picker, "at_once", None)
+    one_by_one = [talker.generate(texts, options, return_logits=True) for options in every]
+    torch.testing.assert_close(at_once, one_by_one, rtol=0, atol=0)

@@ -5,8 +5,9 @@ Letters: B batch, n new text positions, D LLM width, V_s speech vocabulary.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol
+import functools
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,9 +17,27 @@ from vocalnet.decoder.sampling import Draws, likeliest, measure
 from vocalnet.decoder.stream import Stream
 from vocalnet.events import Candidates, TokenStat
 from vocalnet.masks import first_speech_row
+from vocalnet.threads import few_threads
 
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
+
+Session = TypeVar("Session", bound="BatchSession | ReleasedSession")
+Given = ParamSpec("Given")
+Returned = TypeVar("Returned")
+
+
+def _speaking(
+    method: Callable[Concatenate[Session, Given], Returned],
+) -> Callable[Concatenate[Session, Given], Returned]:
+    """Makes a session's method run without gradients, and without threads that only cost."""
+
+    @functools.wraps(method)
+    def speak(session: Session, *args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        with torch.inference_mode(), few_threads(session.stream.config.widest_layer):
+            return method(session, *args, **kwargs)
+
+    return speak
 
 
 class Spoken:
@@ -141,7 +160,7 @@ class BatchSession:
                 return
             yield piece
 
-    @torch.inference_mode()
+    @_speaking
     def _hear(self, hidden: Tensor | None, last: bool) -> None:
         """Adds text (1, n, D) to what can be spoken; the full mask waits for all of it."""
         if self._is_closed:
@@ -168,7 +187,7 @@ class BatchSession:
         """Returns the statistics since the last call of this method."""
         return self.samples[0].take_picks()
 
-    @torch.inference_mode()
+    @_speaking
     def run(self, hidden: Tensor, lengths: Tensor | None = None, last: bool = False) -> None:
         """Adds text (B, n, D), `lengths` (B,) of it real, and decodes as far as the text allows."""
         self.stream.add_text(hidden, lengths)
@@ -177,7 +196,7 @@ class BatchSession:
             length = hidden.shape[1] if lengths is None else int(lengths[sample])
             self._go_on_alone(sample, hidden[sample : sample + 1, :length])
 
-    @torch.inference_mode()
+    @_speaking
     def _decode(self, n_ready: int | None) -> None:
         """Steps until all samples are done, or `n_ready` rows have been run, after which more text is needed."""
         stream = self.stream
@@ -244,7 +263,7 @@ class ReleasedSession:
         self.stream = Stream(talker, options)
         self.spoken = Spoken()
 
-    @torch.inference_mode()
+    @_speaking
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
         """Takes new LLM states (1, n, D), or None; returns this call's tokens, an end token included."""
         stream = self.stream

@@ -198,6 +198,8 @@ class StaticCache:
 class StaticPicker:
     """The sample callback of a pass: `stream.Picker` without a look at any value."""
 
+    at_once = None  # recorded once: nothing is gained by a second way
+
     def __init__(self, static: StaticPass) -> None:
         self.static = static
         self.history = static.recent  # (B, W), then longer

@@ -16,6 +16,7 @@ Letters: B batch, n positions or rows of a pass, K tokens per step, m proposed t
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -255,7 +256,7 @@ class Stream:
         is_behind = self.policy.is_adaptive and tokens.shape[1] <= self.n_depths
         self._newest = (h, step.fed, step.inputs)
         self.behind = self._newest if is_behind else None
-        n, n_kept = len(picker.scores), picker.n_kept
+        n, n_kept = picker.n_proposed, picker.n_kept
         self.sequence = torch.cat([self.sequence, tokens[:, :n_kept]], 1)
         if self.policy.accepts is not None and n > 1:
             self.proposed = Proposed(tokens[:, 1:], logits[:, 1:], torch.stack(picker.scores[1:], 1))
@@ -381,7 +382,11 @@ class Picker:
         self.room = room
         self.rejected = rejected
         self.history = stream.sequence  # (B, n)
-        self.scores: list[Tensor] = []  # (B, V_s) of each proposed token
+        options, policy = stream.options, stream.policy
+        is_plain = room is None and rejected is None and not policy.is_adaptive
+        self._is_blind = is_plain and options.temperature == 0 and options.penalty is None
+        self.scores: list[Tensor] = []  # (B, V_s) of each proposed token, unless all were picked at once
+        self.n_proposed = 0
         self.n_kept = 0  # proposed tokens that need no later word
         self._is_open = True  # still proposing
         self._must_catch_up = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND
@@ -403,8 +408,24 @@ class Picker:
         tokens = pick(scores, options, stream.draws)
         self.history = torch.cat([self.history, tokens[:, None]], 1)
         self.scores.append(scores)
+        self.n_proposed += 1
         self._judge(k, tokens, logits)
         return tokens
+
+    @property
+    def at_once(self) -> Callable[[Tensor], Tensor] | None:
+        """What picks all tokens of a plain greedy step, none of which hangs on another."""
+        return self._pick_all if self._is_blind else None
+
+    def _pick_all(self, logits: Tensor) -> Tensor:
+        """Picks the tokens (B, K) of all heads from their raw logits (B, K, V_s): what K calls would have picked."""
+        stream = self.stream
+        n_missing = stream.options.min_tokens - stream.n_tokens
+        if n_missing > 0:
+            logits = logits.clone()
+            logits[:, :n_missing, stream.config.eos_id] = NEVER
+        self.n_proposed = self.n_kept = logits.shape[1]
+        return logits.argmax(-1)
 
     def _judge(self, k: int, tokens: Tensor, logits: Tensor) -> None:
         """Decides whether the token of head k is kept and whether another is to follow."""
@@ -419,6 +440,8 @@ class Picker:
 
 class Retracer:
     """The sample callback of rows that are run for their caches: it says what has been said after them."""
+
+    at_once = None
 
     def __init__(self, stream: Stream) -> None:
         self.said = stream.sequence[:, stream.n_fed :]  # (B, n)

@@ -144,6 +144,8 @@ class _Counter:
 class _First:
     """A sample callback that wants every head and always picks the first token."""
 
+    at_once = None
+
     def wants(self, k: int) -> bool:
         """Says that every head is to run."""
         return True

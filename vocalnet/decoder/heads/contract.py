@@ -44,6 +44,10 @@ class Text:
 class Sampler(Protocol):
     """Picks the tokens of one step, head after head."""
 
+    @property
+    def at_once(self) -> Callable[[Tensor], Tensor] | None:
+        """What picks (B, K) from the logits (B, K, V_s) of all heads; None where a pick may hang on an earlier one."""
+
     def wants(self, k: int) -> bool:
         """Says whether the token of head k is still wanted in this step."""
 

@@ -48,6 +48,9 @@ class MTPParallelLinearHead(nn.Module):
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per head, all from the last row of h (B, n, D)."""
         state = self.norm(h[:, -1])  # (B, D)
+        if sample.at_once is not None:
+            proposed = torch.stack([self.projs[k](state) for k in range(n_heads)], 1)  # (B, K, V_s)
+            return sample.at_once(proposed), proposed
         tokens, logits = [], []
         for k in range(n_heads):
             if not sample.wants(k):

@@ -67,6 +67,13 @@ class MTPVocalNetHead(nn.Module):
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
+        if sample.at_once is not None:
+            states = [h[:, -1]]
+            for k in range(1, n_heads):
+                h = self._depth(k).layer(h, step.rows(k))  # (B, n, D)
+                states.append(h[:, -1])
+            proposed = torch.stack([self.project(k, state) for k, state in enumerate(states)], 1)  # (B, K, V_s)
+            return sample.at_once(proposed), proposed
         tokens, logits = [], []
         for k in range(n_heads):
             if not sample.wants(k):
