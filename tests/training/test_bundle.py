@@ -55,6 +55,19 @@ def test_chosen_decoders_are_shipped_with_their_facts(trained):
     assert len(list((nano / "heads").iterdir())) == 4
 
 
+def test_what_goes_on_from_the_shipped_checkpoint_keeps_its_record(trained):
+    earlier = {name: {"seconds": 7.0} for name in ("talker", "talker2", "talker_of_another_name")}
+    (trained / "checkpoint" / "training.json").write_text(json.dumps(earlier))
+    (trained / "runs" / "nano").mkdir()
+    copied = {"stage": "nano", "seconds": 0.1, "date": "0"}  # no training
+    (trained / "runs" / "nano" / "done.json").write_text(json.dumps(copied))
+    bundle(trained / "checkpoint", trained / "runs", trained / "nano")
+    facts = json.loads((trained / "nano" / "training.json").read_text())
+    assert list(facts) == [*earlier, "talker3", "heads/ntp"]
+    assert facts["talker2"] == {"seconds": 7.0}
+    assert facts["talker3"]["steps"] == 10
+
+
 def test_decoders_that_are_missing_or_too_large_change_nothing(trained, monkeypatch):
     nano = trained / "nano"
     with pytest.raises(ValueError, match=r"heads/ntpp\.safetensors does not exist"):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
@@ -100,6 +101,16 @@ def training_record(runs: Path) -> dict[str, dict[str, Any]]:
     return record
 
 
+def continued(earlier: dict[str, dict[str, Any]], record: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Returns the record of a checkpoint with that of the stages that went on from it: names gone on from get numbers."""
+    whole = dict(earlier)
+    for stage, entry in record.items():
+        if "steps" in entry or not earlier:  # copying the checkpoint and writing its tokens is no training
+            same = sum(name == stage or re.fullmatch(rf"{re.escape(stage)}\d+", name) is not None for name in whole)
+            whole[f"{stage}{same + 1}" if same else stage] = entry
+    return whole
+
+
 def training_seconds(rows: list[dict[str, Any]]) -> float:
     """Returns the seconds of a run from its log; `elapsed_s` starts anew with every resume."""
     total, last = 0.0, 0.0
@@ -182,6 +193,8 @@ def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "", decoders:
         ValueError: a component has not been trained yet, or the further decoders are too large to ship.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    started_from = checkpoint / "training.json"  # there if the first stage was to copy what was shipped before
+    earlier = json.loads(started_from.read_text()) if started_from.exists() else {}
     if decoders is None:
         decoders = sorted(path.stem for path in (checkpoint / HEADS_FOLDER).glob("*.json"))
     heads = [f"{HEADS_FOLDER}/{name}.{kind}" for name in decoders for kind in ("safetensors", "json")]
@@ -209,7 +222,7 @@ def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "", decoders:
         **({"note": note} if note else {}),
     }
     write_json(folder / "card.json", card)
-    write_json(folder / "training.json", training_record(runs))
+    write_json(folder / "training.json", continued(earlier, training_record(runs)))
 
 
 def _n_weights(path: Path) -> int:
