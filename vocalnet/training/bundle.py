@@ -102,7 +102,7 @@ def training_record(runs: Path) -> dict[str, dict[str, Any]]:
 
 
 def continued(earlier: dict[str, dict[str, Any]], record: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the record of a checkpoint with that of the stages that went on from it: names gone on from get numbers."""
+    """Returns the record of a checkpoint and of the stages that went on from it; a stage that did gets a number."""
     whole = dict(earlier)
     for stage, entry in record.items():
         if "steps" in entry or not earlier:  # copying the checkpoint and writing its tokens is no training
