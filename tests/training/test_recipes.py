@@ -1,6 +1,7 @@
 """Every recipe for a few steps: `make nano SCALE=smoke` ends in a checkpoint that answers."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from safetensors.torch import load_file
 
 import vocalnet
 from train.common import load_recipes
-from train.stages import begin
+from train.stages import STAGES, begin
 from vocalnet.checkpoint import NANO
 from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
 from vocalnet.vocoder.flow import Flow
@@ -58,6 +59,21 @@ def test_a_stage_starts_from_the_checkpoint_or_afresh(tmp_path):
         flow = begin(replace(recipe, config=config), "flow", lambda: Flow(recipe.model.flow))
         weight = flow.state_dict()["encoder_proj.weight"]
         assert torch.equal(weight, shipped["encoder_proj.weight"].float()) == is_shipped
+
+
+@pytest.mark.parametrize(
+    ("stage", "shipped", "trained"),
+    [("text", "llm", "text_llm"), ("drill", "encoder", "encoder"), ("speak", "talker", "typed_talker")],
+)
+def test_what_goes_on_from_a_checkpoint_has_its_weights_at_first(work, tmp_path, stage, shipped, trained):
+    shutil.copytree(work / "checkpoint", tmp_path / "checkpoint")
+    (tmp_path / "data").symlink_to(work / "data")
+    before = load_file(tmp_path / "checkpoint" / f"{shipped}.safetensors")
+    recipe = load_recipes("smoke", tmp_path)[stage]
+    loop = {**recipe.config["loop"], "steps": 1, "lr": 0.0}
+    STAGES[stage](replace(recipe, config={**recipe.config, "start": "checkpoint", "loop": loop}))
+    after = load_file(tmp_path / "checkpoint" / f"{trained}.safetensors")
+    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)  # in half precision
 
 
 def test_every_stage_logs_its_losses(work):
