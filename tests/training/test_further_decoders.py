@@ -145,7 +145,7 @@ def test_a_new_head_is_trained_as_the_readme_says(recipe, tmp_path, monkeypatch,
     assert load(recipe.checkpoint, decoder=page.name).respond(audio=question).speech_tokens
 
 
-@pytest.mark.parametrize("scale", ["full", "smoke"])
+@pytest.mark.parametrize("scale", ["full", "onward", "smoke"])
 def test_the_recipes_name_heads_that_there_are(scale, tmp_path):
     recipe = load_recipes(scale, tmp_path)["heads"]
     names = set(recipe.config["runs"])
