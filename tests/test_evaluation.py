@@ -42,8 +42,9 @@ def test_is_right(answer, key, candidates, expected):
     assert is_right(answer, key, candidates) is expected
 
 
-def test_every_reference_answer_of_the_domain_is_right():
-    for question in domain.draw("heldout", 300, seed=0):
+@pytest.mark.parametrize("scope", sorted(domain.SHARES))
+def test_every_reference_answer_of_the_domain_is_right(scope):
+    for question in domain.draw("heldout", 300, seed=0, domain=scope):
         assert is_right(question.answer, question.key, domain.candidates(question.candidates)), question
 
 
