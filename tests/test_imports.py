@@ -24,6 +24,7 @@ RANKS = (
         "vocalnet.graphs",
         "vocalnet.shards",
         "vocalnet.published",
+        "vocalnet.threads",
     },
     {"vocalnet.audio", "vocalnet.masks"},
     {

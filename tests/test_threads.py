@@ -54,6 +54,36 @@ def test_a_thread_that_begins_meanwhile_goes_back_to_all_threads():
     assert in_a_thread(torch.get_num_threads) == 2
 
 
+def test_a_thread_that_began_meanwhile_and_comes_later_goes_back_to_all_threads():
+    has_begun, may_go_on, seen = threading.Event(), threading.Event(), []
+
+    def work() -> None:
+        torch.zeros(1)
+        has_begun.set()
+        may_go_on.wait()
+        with few_threads(1):
+            pass
+        seen.append(torch.get_num_threads())
+
+    thread = threading.Thread(target=work)
+    with few_threads(1):
+        thread.start()
+        has_begun.wait()
+    may_go_on.set()
+    thread.join()
+    assert seen == [2]
+    assert in_a_thread(torch.get_num_threads) == 2
+
+
+def test_one_thread_by_choice_stays_one():
+    with few_threads(1):
+        pass
+    torch.set_num_threads(1)
+    with few_threads(1):
+        pass
+    assert torch.get_num_threads() == 1
+
+
 def test_an_error_inside_leaves_all_threads():
     with pytest.raises(KeyError), few_threads(1):
         raise KeyError

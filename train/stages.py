@@ -80,11 +80,23 @@ def flow(recipe: Recipe) -> None:
     save_component(recipe.checkpoint, "flow", trained)
 
 
+def goes_on(recipe: Recipe) -> bool:
+    """Says whether a stage goes on with what the checkpoint has (`start: checkpoint` in the yaml) or starts afresh.
+
+    Raises:
+        ValueError: the yaml says something else there.
+    """
+    start = recipe.config.get("start")
+    if start not in (None, "checkpoint"):
+        raise ValueError(f"The stage {recipe.stage} cannot start from {start!r}: say `start: checkpoint`, or nothing.")
+    return start is not None
+
+
 def begin(recipe: Recipe, component: str, make: Callable[[], Module]) -> Module:
     """Returns a component with fresh weights, or with the checkpoint's own if the yaml says `start: checkpoint`."""
     torch.manual_seed(recipe.seed)
     module = make()
-    if recipe.config.get("start") == "checkpoint":
+    if goes_on(recipe):
         load_component(recipe.checkpoint, component, module)
     return module
 
@@ -92,7 +104,7 @@ def begin(recipe: Recipe, component: str, make: Callable[[], Module]) -> Module:
 def text(recipe: Recipe) -> None:
     """Trains the BPE tokenizer and the LLM on the domain's text; or goes on with the checkpoint's (`start`)."""
     start = None
-    if recipe.config.get("start") == "checkpoint":
+    if goes_on(recipe):
         ready = assemble(recipe, llm="llm")
         start = (ready.llm, ready.tokenizer)
     llm, bpe = train_text(recipe.folder, recipe.model.llm, recipe.config, recipe.seed, start)
@@ -119,7 +131,7 @@ def drill(recipe: Recipe) -> None:
     """
     bpe = AutoTokenizer.from_pretrained(recipe.checkpoint)
     recogniser = fresh_recogniser(recipe, bpe)
-    if recipe.config.get("start") == "checkpoint":
+    if goes_on(recipe):
         load_component(recipe.checkpoint, "encoder", recogniser.encoder.whisper)
     else:
         earlier = torch.load(recipe.folder.parent / "encoder" / "state.pt", weights_only=True)["modules"]
@@ -152,7 +164,7 @@ def align(recipe: Recipe) -> None:
 
 def speak(recipe: Recipe) -> None:
     """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed; or goes on (`start`)."""
-    trained = {"talker": "talker"} if recipe.config.get("start") == "checkpoint" else {}
+    trained = {"talker": "talker"} if goes_on(recipe) else {}
     model = assemble(recipe, llm="text_llm", **trained)
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "typed_talker", model.talker)

@@ -98,8 +98,8 @@ class TalkerConfig:
         return self.n_units + self.n_special
 
     @property
-    def widest_layer(self) -> int:
-        """Weights of the largest product of a decoding step: attention's or the gate's input, or the vocabulary."""
+    def n_largest_layer(self) -> int:
+        """Weights of the largest layer of a decoding step: attention's or the gate's inputs, or the vocabulary."""
         return self.dim * max(3 * self.dim, 2 * self.ffn_dim, self.vocab_size)
 
 

@@ -73,6 +73,18 @@ def test_the_talker_learns_the_right_tokens_from_wrong_inputs(tiny_model) -> Non
     assert not torch.equal(plain.total, other.total)
 
 
+def test_a_generator_makes_other_speakers_of_the_clips_and_the_same_ones_again(tiny_model) -> None:
+    clip = torch.randn(16000, generator=torch.Generator().manual_seed(0)).numpy() * 0.1
+    plain, again = (encode_clips(tiny_model, [clip])[0] for _ in range(2))
+    first, second = encode_clips(tiny_model, [clip, clip], torch.Generator().manual_seed(1))
+    repeated = encode_clips(tiny_model, [clip, clip], torch.Generator().manual_seed(1))
+    assert torch.equal(plain, again)
+    assert plain.shape == first.shape == second.shape
+    assert not torch.allclose(plain, first, atol=1e-3)
+    assert not torch.allclose(first, second, atol=1e-3)  # each clip has a speaker of its own
+    torch.testing.assert_close(repeated, [first, second])
+
+
 def test_the_adaptor_starts_with_every_hidden_unit_awake_near_what_the_token_head_reads(tiny_model) -> None:
     model = copy.deepcopy(tiny_model)
     reader, adaptor = TokenReader(model), model.adaptor

@@ -56,16 +56,17 @@ def test_chosen_decoders_are_shipped_with_their_facts(trained):
 
 
 def test_what_goes_on_from_the_shipped_checkpoint_keeps_its_record(trained):
-    earlier = {name: {"seconds": 7.0} for name in ("talker", "talker2", "talker_of_another_name")}
+    names = ("talker", "talker3", "talker_of_another_name", "heads/ntp", "heads/of_another_model")
+    earlier = {name: {"seconds": 7.0} for name in names}
     (trained / "checkpoint" / "training.json").write_text(json.dumps(earlier))
     (trained / "runs" / "nano").mkdir()
     copied = {"stage": "nano", "seconds": 0.1, "date": "0"}  # no training
     (trained / "runs" / "nano" / "done.json").write_text(json.dumps(copied))
     bundle(trained / "checkpoint", trained / "runs", trained / "nano")
     facts = json.loads((trained / "nano" / "training.json").read_text())
-    assert list(facts) == [*earlier, "talker3", "heads/ntp"]
-    assert facts["talker2"] == {"seconds": 7.0}
-    assert facts["talker3"]["steps"] == 10
+    assert list(facts) == ["talker", "talker3", "talker_of_another_name", "talker4", "heads/ntp"]
+    assert facts["talker3"] == {"seconds": 7.0}
+    assert facts["talker4"]["steps"] == facts["heads/ntp"]["steps"] == 10
 
 
 def test_decoders_that_are_missing_or_too_large_change_nothing(trained, monkeypatch):

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 import vocalnet
 from train.common import load_recipes
@@ -69,11 +69,20 @@ def test_what_goes_on_from_a_checkpoint_has_its_weights_at_first(work, tmp_path,
     shutil.copytree(work / "checkpoint", tmp_path / "checkpoint")
     (tmp_path / "data").symlink_to(work / "data")
     before = load_file(tmp_path / "checkpoint" / f"{shipped}.safetensors")
+    for weight in before.values():  # so that no other file can be taken for it
+        weight += 0.5
+    save_file(before, tmp_path / "checkpoint" / f"{shipped}.safetensors")
     recipe = load_recipes("smoke", tmp_path)[stage]
     loop = {**recipe.config["loop"], "steps": 1, "lr": 0.0}
     STAGES[stage](replace(recipe, config={**recipe.config, "start": "checkpoint", "loop": loop}))
     after = load_file(tmp_path / "checkpoint" / f"{trained}.safetensors")
     torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)  # in half precision
+
+
+def test_a_start_that_is_none_is_refused(tmp_path):
+    recipe = load_recipes("voice", tmp_path)["flow"]
+    with pytest.raises(ValueError, match="cannot start from 'chekpoint': say `start: checkpoint`, or nothing"):
+        begin(replace(recipe, config={**recipe.config, "start": "chekpoint"}), "flow", lambda: Flow(recipe.model.flow))
 
 
 def test_every_stage_logs_its_losses(work):

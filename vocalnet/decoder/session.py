@@ -22,19 +22,19 @@ from vocalnet.threads import few_threads
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
 
-Session = TypeVar("Session", bound="BatchSession | ReleasedSession")
+Speaker = TypeVar("Speaker", bound="BatchSession | ReleasedSession")
 Given = ParamSpec("Given")
 Returned = TypeVar("Returned")
 
 
 def _speaking(
-    method: Callable[Concatenate[Session, Given], Returned],
-) -> Callable[Concatenate[Session, Given], Returned]:
+    method: Callable[Concatenate[Speaker, Given], Returned],
+) -> Callable[Concatenate[Speaker, Given], Returned]:
     """Makes a session's method run without gradients, and without threads that only cost."""
 
     @functools.wraps(method)
-    def speak(session: Session, *args: Given.args, **kwargs: Given.kwargs) -> Returned:
-        with torch.inference_mode(), few_threads(session.stream.config.widest_layer):
+    def speak(session: Speaker, *args: Given.args, **kwargs: Given.kwargs) -> Returned:
+        with torch.inference_mode(), few_threads(session.stream.config.n_largest_layer):
             return method(session, *args, **kwargs)
 
     return speak

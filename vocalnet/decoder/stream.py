@@ -382,9 +382,8 @@ class Picker:
         self.room = room
         self.rejected = rejected
         self.history = stream.sequence  # (B, n)
-        options, policy = stream.options, stream.policy
-        is_plain = room is None and rejected is None and not policy.is_adaptive
-        self._is_blind = is_plain and options.temperature == 0 and options.penalty is None
+        is_plain = room is None and not stream.policy.is_adaptive and stream.options.penalty is None
+        self._is_blind = is_plain and stream.options.temperature == 0  # no pick hangs on an earlier one
         self.scores: list[Tensor] = []  # (B, V_s) of each proposed token, unless all were picked at once
         self.n_proposed = 0
         self.n_kept = 0  # proposed tokens that need no later word

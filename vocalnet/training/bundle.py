@@ -102,12 +102,16 @@ def training_record(runs: Path) -> dict[str, dict[str, Any]]:
 
 
 def continued(earlier: dict[str, dict[str, Any]], record: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Returns the record of a checkpoint and of the stages that went on from it; a stage that did gets a number."""
-    whole = dict(earlier)
+    """Returns the record of a checkpoint and of the stages that were run on it; one that was run before gets a number.
+
+    Further decoders are not gone on with: those of the earlier record are gone, as is what was not trained.
+    """
+    whole = {name: entry for name, entry in earlier.items() if not name.startswith(HEADS_FOLDER)}
     for stage, entry in record.items():
-        if "steps" in entry or not earlier:  # copying the checkpoint and writing its tokens is no training
-            same = sum(name == stage or re.fullmatch(rf"{re.escape(stage)}\d+", name) is not None for name in whole)
-            whole[f"{stage}{same + 1}" if same else stage] = entry
+        if "steps" in entry or not earlier:
+            runs = [re.fullmatch(rf"{re.escape(stage)}(\d*)", name) for name in whole]
+            numbers = [int(run[1] or 1) for run in runs if run is not None]
+            whole[f"{stage}{max(numbers) + 1}" if numbers else stage] = entry
     return whole
 
 

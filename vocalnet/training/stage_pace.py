@@ -69,11 +69,13 @@ class TokenReader:
         return str(self.tokenizer.decode(best[best != self.pause], skip_special_tokens=True))
 
 
-def encode_clips(model: VocalNet, clips: Sequence[np.ndarray], voices: torch.Generator | None = None) -> list[Tensor]:
-    """Returns the frozen encoder's states (T_e, D_e) of 16 kHz clips (n,), with `voices` as of other speakers each."""
+def encode_clips(
+    model: VocalNet, clips: Sequence[np.ndarray], generator: torch.Generator | None = None
+) -> list[Tensor]:
+    """Returns the frozen encoder's states (T_e, D_e) of 16 kHz clips (n,), as of other speakers with a `generator`."""
     inputs = [encoder_inputs(clip, model.parts.encoder) for clip in clips]
-    if voices is not None:
-        inputs = [[(other_speakers(mel[None], voices)[0], n) for mel, n in clip] for clip in inputs]
+    if generator is not None:  # nano's clips have one window
+        inputs = [[(other_speakers(mel[None], generator)[0], n) for mel, n in clip] for clip in inputs]
     with torch.no_grad():
         return encode(model, inputs)
 
@@ -130,9 +132,9 @@ def train_pace(model: VocalNet, head: nn.Linear, data: Path, folder: Path, optio
     reader = TokenReader(model)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
 
-    def adapted(clips: Sequence[np.ndarray], voices: torch.Generator | None = None) -> list[Tensor]:
+    def adapted(clips: Sequence[np.ndarray], generator: torch.Generator | None = None) -> list[Tensor]:
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            states = encode_clips(model, clips, voices)
+            states = encode_clips(model, clips, generator)
         return [model.adapt(row.float()) for row in states]
 
     def losses(step: int, generator: torch.Generator) -> Losses:
