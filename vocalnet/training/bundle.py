@@ -36,13 +36,13 @@ CARD = """{front}
 The embedded default of [VocalNet](https://github.com/SJTU-OmniAgent/VocalNet)'s reimplementation in this repository: a
 small speech LLM ({parameters} parameters, {size}) that answers spoken English questions of a closed
 domain in text and speech. It is the same classes as the published models with a smaller config, trained from nothing by
-`make nano` on synthetic speech.
+the recipes in train/ on synthetic speech.
 
 ## What it knows
 
-Arithmetic, calendar, capitals, opposites, plurals, counting, comparison, units, greetings, who it is, and "repeat after
-me". Anything else gets "{refusal}" It has no knowledge beyond that, and it has heard synthetic voices only: expect it
-to mishear people.
+Arithmetic, calendar and clock, capitals, opposites, plurals, spelling, counting, comparison, units, short definitions,
+greetings, who it is, "repeat after me", and some questions that follow up the one before. Anything else gets
+"{refusal}" It has no knowledge beyond that, and it has heard synthetic voices only: expect it to mishear people.
 
 ## Training
 
@@ -50,10 +50,10 @@ to mishear people.
 |---|---|---|
 {stages}
 
-The stages are those of `train/configs/full.yaml`, in this order. Before the paper's two stages (align and talker)
-come those that make what others download: speech tokenizer, vocoder, flow, the LLM, and the encoder, which is trained
-as a recogniser (encoder; pace: an adaptor on it; drill: both together) and frozen from there on. Speak is a head start
-of the talker.
+The stages are those of `train/configs/full.yaml`; a number says that a stage was run once more, mostly going on from
+the weights before. Before the paper's two stages (align and talker) come those that make what others download: speech
+tokenizer, vocoder, flow, the LLM, and the encoder, which is trained as a recogniser (encoder; pace: an adaptor on it;
+drill: both together) and frozen from there on. Speak is a head start of the talker.
 {heads}
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
 wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs). The head

@@ -4,7 +4,7 @@ A question is (frame, template, slot values). The frame is a polite wrapper ("Ca
 combinatorial: a held-out question is a combination that is trained in no voice, while its fact (a capital, an opposite)
 is trained in other wordings. The split is a hash of the combination; it never depends on how many items are drawn.
 
-"core" is the domain of nano v0 and of its held-out set; "full" has clock, spelling, definitions and follow-ups besides.
+"core" was the domain of nano v0; "full", nano's and its held-out set's, adds clock, spelling, definitions, follow-ups.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ FOREIGN = (
 
 
 def heldout_items(
-    workdir: Path, n: int = 330, seed: int = 7, workers: int = 2, domain: str = "core"
+    workdir: Path, n: int = 330, seed: int = 7, workers: int = 2, domain: str = "full"
 ) -> list[dict[str, Any]]:
     """Returns the fields of `evaluation.Item` of `n` questions inside the domain and 100 clips outside of it.
 
