@@ -27,7 +27,7 @@ from demo.upstream import keep_identities
 PATIENCE_S = 10.0  # with jobs that end, when the server does
 CACHE_S = 3600
 MAX_WAITING = 16
-MAX_SESSIONS = 200  # of which Gradio keeps what their pages show, half a megabyte each; the longest idle go first
+MAX_SESSIONS = 200  # of which Gradio keeps what their pages show; the longest idle go first
 
 
 def arguments(description: str | None) -> argparse.ArgumentParser:
