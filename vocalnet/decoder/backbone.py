@@ -105,14 +105,21 @@ class Attention(nn.Module):
         self.v_proj = nn.Linear(dim, dim, bias=False)
         self.o_proj = nn.Linear(dim, dim, bias=False)
 
-    def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
-        """Attends from x (B, n, D) over x itself or, with a cache, over everything that its slots hold."""
-        B, n, D = x.shape
+    def forward(self, x: Tensor, rows: Rows, layer: int = 0, last_only: bool = False) -> Tensor:
+        """Attends from x (B, n, D), or its last row, over x itself or, with a cache, over all that its slots hold."""
+        q, k, v = self.run(x, rows, layer)
+        bias = rows.bias
+        if last_only:
+            q, bias = q[:, :, -1:], None if bias is None else bias[:, :, -1:]
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=rows.is_causal)  # (B, H, n or 1, d)
+        return self.o_proj(y.transpose(1, 2).flatten(2))
+
+    def run(self, x: Tensor, rows: Rows, layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the queries of x (B, n, D), (B, H, n, d), and the keys and values they are for, (B, H, T, d)."""
         q, k, v = self._queries_keys_values(x, rows)
         if rows.cache is not None:
-            k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)  # (B, H, T, d)
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=rows.bias, is_causal=rows.is_causal)
-        return self.o_proj(y.transpose(1, 2).reshape(B, n, D))  # (B, n, D)
+            k, v = rows.cache.write(rows.first_layer + layer, rows.first_slot, k, v)
+        return q, k, v
 
     def weights(self, x: Tensor, rows: Rows) -> Tensor:
         """Returns what `forward` without a cache averages the values of x (B, n, D) by, (B, H, n, n).
@@ -172,10 +179,18 @@ class Block(nn.Module):
         self.mlp = SwiGLU(config.dim, config.ffn_dim)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, rows: Rows, layer: int = 0) -> Tensor:
-        """Maps x (B, n, D) to (B, n, D); `layer` is this block's place in the stack that `rows` is for."""
-        x = x + self._dropped(self.self_attn(self.input_layernorm(x), rows, layer))
+    def forward(self, x: Tensor, rows: Rows, layer: int = 0, last_only: bool = False) -> Tensor:
+        """Maps x (B, n, D) to (B, n, D); `layer` is this block's place in the stack that `rows` is for.
+
+        `last_only`: to (B, 1, D), the output of the last row alone; the cache takes all.
+        """
+        attended = self._dropped(self.self_attn(self.input_layernorm(x), rows, layer, last_only))
+        x = (x[:, -1:] if last_only else x) + attended
         return x + self._dropped(self.mlp(self.post_attention_layernorm(x)))
+
+    def store(self, x: Tensor, rows: Rows) -> None:
+        """Leaves in the cache what `forward` does of x (B, n, D), where nobody asks for its output."""
+        self.self_attn.run(self.input_layernorm(x), rows)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         return self.dropout(branch) if self.training else branch

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vocalnet.config import TalkerConfig
-from vocalnet.decoder.backbone import Block, Output, Rows
+from vocalnet.decoder.backbone import Block, Output
 from vocalnet.decoder.heads.contract import Sampler, Step, Teacher, Text
 from vocalnet.decoder.heads.targets import shifted_targets
 
@@ -25,10 +25,9 @@ class Depth(nn.Module):
         self.layer = Block(config)
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
 
-    def forward(self, h: Tensor, ahead: Tensor, rows: Rows) -> Tensor:
-        """Maps states h (B, n, D) and the embeddings `ahead` (B, n, D) to states (B, n, D)."""
-        x = torch.cat([self.state_norm(h), self.token_norm(ahead)], -1)  # (B, n, 2 D)
-        return self.layer(self.merge(x), rows)
+    def merged(self, h: Tensor, ahead: Tensor) -> Tensor:
+        """Maps states h (B, n, D) and the embeddings `ahead` (B, n, D) to the layer's input (B, n, D)."""
+        return self.merge(torch.cat([self.state_norm(h), self.token_norm(ahead)], -1))
 
 
 class MTPDeepSeekHead(nn.Module):
@@ -66,7 +65,8 @@ class MTPDeepSeekHead(nn.Module):
         states = [teacher.speech(h)]
         for k in range(1, self.n_heads):
             speech = F.pad(speech[:, 1:], (0, 0, 0, 1))  # (B, L_s, D); rows without a token ahead have no label
-            h = self._depth(k)(h, torch.cat([text, speech], 1), teacher.rows[k])  # (B, T, D)
+            depth = self._depth(k)
+            h = depth.layer(depth.merged(h, torch.cat([text, speech], 1)), teacher.rows[k])  # (B, T, D)
             states.append(teacher.speech(h))
         return states
 
@@ -78,8 +78,13 @@ class MTPDeepSeekHead(nn.Module):
         """Runs the modules over text rows h (B, n, D)."""
         x = h
         for k in range(1, n_heads):
-            y = self._depth(k)(x, text.inputs, text.rows(k))
-            x = y if text.is_chained else h
+            depth, rows = self._depth(k), text.rows(k)
+            x = depth.merged(x, text.inputs)
+            if text.is_chained and k < n_heads - 1:
+                x = depth.layer(x, rows)  # (B, n, D)
+            else:
+                depth.layer.store(x, rows)
+                x = h
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
@@ -91,7 +96,9 @@ class MTPDeepSeekHead(nn.Module):
                 break
             if k > 0:
                 ahead = torch.cat([ahead[:, 1:], step.embed(tokens[-1][:, None])], 1)
-                h = self._depth(k)(h, ahead, step.rows(k))  # (B, n, D)
+                depth = self._depth(k)
+                x, is_last = depth.merged(h, ahead), k == n_heads - 1
+                h = depth.layer(x, step.rows(k), last_only=is_last)  # (B, n, D), or (B, 1, D) of the last module
             logits.append(self.project(k, h[:, -1]))  # (B, V_s)
             tokens.append(sample(k, logits[-1]))
         return torch.stack(tokens, 1), torch.stack(logits, 1)

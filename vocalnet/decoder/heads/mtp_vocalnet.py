@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import cast
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vocalnet.config import TalkerConfig
@@ -62,27 +63,41 @@ class MTPVocalNetHead(nn.Module):
         """Runs the modules over text rows h (B, n, D)."""
         x = h
         for k in range(1, n_heads):
-            y = self._depth(k).layer(x, text.rows(k))
-            x = y if text.is_chained else h
+            layer, rows = self._depth(k).layer, text.rows(k)
+            if text.is_chained and k < n_heads - 1:
+                x = layer(x, rows)  # (B, n, D)
+            else:
+                layer.store(x, rows)
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
         if sample.at_once is not None:
             states = [h[:, -1]]
             for k in range(1, n_heads):
-                h = self._depth(k).layer(h, step.rows(k))  # (B, n, D)
+                h = self._run(k, h, step, n_heads)
                 states.append(h[:, -1])
-            proposed = torch.stack([self.project(k, state) for k, state in enumerate(states)], 1)  # (B, K, V_s)
+            proposed = self._project_all(torch.stack(states, 1))  # (B, K, V_s)
             return sample.at_once(proposed), proposed
         tokens, logits = [], []
         for k in range(n_heads):
             if not sample.wants(k):
                 break
             if k > 0:
-                h = self._depth(k).layer(h, step.rows(k))  # (B, n, D)
+                h = self._run(k, h, step, n_heads)
             logits.append(self._output(k)(h[:, -1]))  # (B, V_s)
             tokens.append(sample(k, logits[-1]))
         return torch.stack(tokens, 1), torch.stack(logits, 1)
+
+    def _run(self, k: int, h: Tensor, step: Step, n_heads: int) -> Tensor:
+        """Maps states h (B, n, D) by module k to (B, n, D); of the last one, only (B, 1, D) is asked for."""
+        return self._depth(k).layer(h, step.rows(k), last_only=k == n_heads - 1)
+
+    def _project_all(self, states: Tensor) -> Tensor:
+        """Maps states (B, K, D) of the first K heads to logits (B, K, V_s), normed as one: a norm costs a product."""
+        outputs = [self._output(k) for k in range(states.shape[1])]
+        scales = torch.stack([output.norm.weight for output in outputs])  # (K, D)
+        normed = F.rms_norm(states, states.shape[-1:], eps=self.main.norm.eps) * scales
+        return torch.stack([output.proj(normed[:, k]) for k, output in enumerate(outputs)], 1)
 
     def _depth(self, k: int) -> Depth:
         return cast(Depth, self.depths[k - 1])
