@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from grid_reports import grid_report
+from grid_reports import grid_report, judged
 
+from vocalnet.grids import GRIDS
+from vocalnet.orderings import CLAIMS, orderings
 from vocalnet.report import fill, load_results, no_worse_and_faster, pareto_points, sections
 
 ROOT = Path(__file__).parents[1]
@@ -57,6 +59,36 @@ def test_the_finding_names_policies_that_earn_their_keep():
     assert "beyond doubt: none." in sections({"x": report})["x"]
     report["cells"] = [row for row in report["cells"] if row["policy"] == "fixed"]
     assert "beyond doubt" not in sections({"x": report})["x"]
+
+
+def table_report(grid, n_errors):
+    """A grid after one of the paper's tables: `n_errors` substitutions in every second answer of each cell."""
+    decoders = ["mtp_vocalnet_4"]
+    cells = [{"cell": name, "answers": judged(n)} for name, n in n_errors.items()]
+    return {"grid": grid, "decoders": decoders, "cells": cells, "seed": 0}
+
+
+def test_the_papers_orderings_are_looked_up_in_our_answers():
+    found = orderings(
+        table_report("table3", {"ntp 1": 2, "group_linear_3 3": 4, "mtp_vocalnet_4 1": 2, "mtp_vocalnet_4 3": 3})
+    )
+    assert {(row.lower, row.higher): row.verdict for row in found} == {
+        ("ntp 1", "group_linear_3 3"): "reproduces",
+        ("mtp_vocalnet_4 1", "ntp 1"): "undecided",
+        ("mtp_vocalnet_4 3", "ntp 1"): "reversed",
+        ("mtp_vocalnet_4 3", "mtp_vocalnet_4 1"): "reversed",
+    }
+    assert found[0].published == pytest.approx(0.1062 - 0.1150)
+    assert found[0].ours["wer"] == pytest.approx(-0.1)
+    assert orderings(grid_report()) == []
+
+
+@pytest.mark.parametrize("grid", CLAIMS)
+def test_what_we_say_that_the_paper_finds_is_in_its_table(grid):
+    labels = [cell.label for cell in GRIDS[grid](["mtp_vocalnet_4"])]
+    found = orderings(table_report(grid, dict.fromkeys(labels, 1)))
+    assert len(found) == sum(map(len, CLAIMS[grid].values()))
+    assert all(row.published < 0 for row in found)
 
 
 def test_pareto_points():

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from vocalnet.orderings import Ordering, orderings
 from vocalnet.published import NUMBERS, published_table
 
 MARKED = re.compile(r"(<!-- report: (\S+) -->\n).*?(<!-- end of report -->)", re.DOTALL)
@@ -103,7 +105,10 @@ def evaluation_tables(report: dict[str, Any]) -> dict[str, str]:
 
 
 def grid_tables(report: dict[str, Any]) -> dict[str, str]:
-    """Returns the tables of `vocalnet eval --grid`: "" the comparison, "-tokens" the statistics of every head."""
+    """Returns the tables of `vocalnet eval --grid`: "" the comparison, "-tokens" the statistics of every head.
+
+    Grids after a table of the paper also have "-orderings": which of the paper's findings they reproduce.
+    """
     if report.get("grid") in STREAMED:
         return streaming_tables(report)
     header = ["decoder", "tokens per step", "policy", "WER % [95 %]", "S / D / I", f"− {report['baseline']} [95 %]"]
@@ -145,7 +150,9 @@ def grid_tables(report: dict[str, Any]) -> dict[str, str]:
         "wall clock, same run and texts)."
     )
     note = _provenance(report, f"{report['n_answers']} answers.")
-    return {"": _table(header, rows) + "\n\n" + "\n".join(notes) + note, "-tokens": _token_table(report) + note}
+    tables = {"": _table(header, rows) + "\n\n" + "\n".join(notes) + note, "-tokens": _token_table(report) + note}
+    found = orderings(report)
+    return tables | ({"-orderings": _orderings_table(found) + note} if found else {})
 
 
 def bench_tables(report: dict[str, Any]) -> dict[str, str]:
@@ -402,6 +409,25 @@ def _token_table(report: dict[str, Any]) -> str:
         for head in cell["token_stats"]["heads"]
     ]
     return _table(header, rows)
+
+
+def _orderings_table(found: Sequence[Ordering]) -> str:
+    rows = [
+        [
+            row.claim,
+            f"{row.lower} < {row.higher}",
+            _percent(row.published, sign="+"),
+            _difference(row.ours),
+            row.verdict,
+        ]
+        for row in found
+    ]
+    counts = Counter(row.verdict for row in found)
+    header = ["the paper says", "pair", "the paper's points", "our points [95 %]", "at this scale"]
+    return (
+        f"{_table(header, rows)}\n\nOf {len(found)} pairs, {counts['reproduces']} reproduce, {counts['reversed']} are "
+        f"reversed, and {counts['undecided']} are undecided: the interval of the paired difference has both signs."
+    )
 
 
 def _policy(cell: dict[str, Any]) -> str:
