@@ -118,6 +118,21 @@ def test_stage_1_by_experts_leaves_the_llms_text_weights_alone(model_type, data,
         train_alignment(model, data, tmp_path, {**options, "method": "expert"}, seed=1)
 
 
+def test_hearing_trains_encoder_and_adaptor_alone_on_clips_with_and_without_answers(data, tmp_path):
+    entries = json.loads((data / "train.json").read_text())
+    lists = [{key: value for key, value in entry.items() if key != "conversations"} for entry in entries]
+    (data / "drills.json").write_text(json.dumps(lists))
+    model = _model("llama")
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    options = {"batch_size": 4, "n_dev": 2, "eval_every": 2, "loop": LOOP, "bf16": False, "method": "hearing"}
+    train_alignment(
+        model, data, tmp_path, {**options, "lists": ["drills", "train"], "transcribe": 0.0, "recognise": 0.5}, seed=1
+    )
+    moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+    assert moved == {"encoder", "adaptor"}
+    assert all(np.isfinite(_losses(tmp_path)))
+
+
 @pytest.mark.parametrize("model_type", LLMS)
 def test_the_training_forward_is_differentiable_down_to_the_adaptor(model_type):
     model = _model(model_type)

@@ -162,6 +162,14 @@ def align(recipe: Recipe) -> None:
         save_component(recipe.checkpoint, "experts", experts(model.llm))
 
 
+def hear(recipe: Recipe) -> None:
+    """Goes on with encoder and adaptor together, on the LLM as stage 1 left it."""
+    model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor")
+    train_alignment(model, recipe.data, recipe.folder, recipe.config | {"method": "hearing"}, recipe.seed)
+    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
+    save_component(recipe.checkpoint, "adaptor", model.adaptor)
+
+
 def speak(recipe: Recipe) -> None:
     """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed; or goes on (`start`)."""
     trained = {"talker": "talker"} if goes_on(recipe) else {}
@@ -197,6 +205,7 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "drill": drill,
     "pace": pace,
     "align": align,
+    "hear": hear,
     "speak": speak,
     "talker": talker,
     "heads": heads,

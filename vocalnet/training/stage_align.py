@@ -1,6 +1,8 @@
 """Stage 1 (multi-modal alignment): adaptor and LoRA learn to answer speech as the LLM answers text; then the merge.
 
-Instead of LoRA the LLM may get speech experts (`method: experts`), which leave its text weights alone.
+Instead of LoRA the LLM may get speech experts (`method: experts`), which leave its text weights alone; or nothing
+(`method: hearing`): then the encoder trains with the adaptor, on an LLM that has been aligned before. The paper's
+encoder stays frozen, having heard far more than any clips at hand; nano's has not.
 
 Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
 embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
@@ -14,6 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from peft import PeftModel
+from torch import nn
 
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
@@ -25,7 +28,7 @@ from vocalnet.training.methods import add_lora
 from vocalnet.training.stage_pace import TokenReader, encode_clips
 from vocalnet.training.stage_text import TRANSCRIBE
 
-METHODS = ("lora", "experts")
+METHODS = ("lora", "experts", "hearing")
 
 
 def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
@@ -42,21 +45,25 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
         return None
     model.requires_grad_(False)
     model.adaptor.requires_grad_(True)
+    if method == "hearing":
+        model.encoder.requires_grad_(True)
+        return None
     return add_lora(model.llm, **options["lora"])
 
 
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
-    """Trains in place the adaptor of `model`, with LoRA weights, merged into its LLM afterwards, or speech experts.
+    """Trains in place the adaptor of `model`, with LoRA weights, merged into its LLM, experts, or its encoder.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "bf16", "method": "lora" (the default, with "lora": rank, alpha,
-            dropout) or "experts", "transcribe": share of the clips that are to be written down instead of answered,
-            "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone.
+            dropout), "experts" or "hearing", "transcribe": share of the clips that are to be written down instead of
+            answered, "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone;
+            "lists" of clips ("train" alone by default), of which those without an answer are always written down.
 
     Raises:
         ValueError: there is no such method, or the LLM cannot have experts.
     """
-    entries = read_list(data, "train")
+    entries = [e for name in options.get("lists", ["train"]) for e in read_list(data, name)]
     paths = [data / e["speech"] for e in entries]
     dev = read_list(data, "dev")[: options["n_dev"]]
     dev_clips = [read_clip(data / e["speech"]) for e in dev]
@@ -77,7 +84,8 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             features = [states.float() for states in encode_clips(model, clips, generator)]
         tasks, answers = [], []
         for i in index:
-            transcribe = bool(entries[i]["question"]) and rng.random() < options["transcribe"]
+            is_question = "answer" in entries[i]
+            transcribe = bool(entries[i]["question"]) and (rng.random() < options["transcribe"] or not is_question)
             tasks.append(prompts[TRANSCRIBE if transcribe else ""])
             text = entries[i]["question" if transcribe else "answer"]
             answers.append(tokenizer.encode(text, add_special_tokens=False))
@@ -97,7 +105,9 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             total += model(features, [prompts[""]] * len(answers), answers).item() * len(answers)
         return {"dev_answer": total / len(dev)}
 
-    modules = {"adaptor": model.adaptor, "llm": model.llm}
+    modules: dict[str, nn.Module] = {"adaptor": model.adaptor, "llm": model.llm}
+    if options.get("method") == "hearing":
+        modules = {"adaptor": model.adaptor, "encoder": model.encoder}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
     if lora is not None:
         lora.merge_and_unload()  # in place: it wraps model.llm

@@ -72,12 +72,11 @@ class TokenReader:
 def encode_clips(
     model: VocalNet, clips: Sequence[np.ndarray], generator: torch.Generator | None = None
 ) -> list[Tensor]:
-    """Returns the frozen encoder's states (T_e, D_e) of 16 kHz clips (n,), as of other speakers with a `generator`."""
+    """Returns the encoder's states (T_e, D_e) of 16 kHz clips (n,), as of other speakers with a `generator`."""
     inputs = [encoder_inputs(clip, model.parts.encoder) for clip in clips]
     if generator is not None:  # nano's clips have one window
         inputs = [[(other_speakers(mel[None], generator)[0], n) for mel, n in clip] for clip in inputs]
-    with torch.no_grad():
-        return encode(model, inputs)
+    return encode(model, inputs)
 
 
 @torch.no_grad()
