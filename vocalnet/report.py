@@ -424,10 +424,11 @@ def _orderings_table(found: Sequence[Ordering]) -> str:
     ]
     counts = Counter(row.verdict for row in found)
     header = ["the paper says", "pair", "the paper's points", "our points [95 %]", "at this scale"]
-    return (
-        f"{_table(header, rows)}\n\nOf {len(found)} pairs, {counts['reproduces']} reproduce, {counts['reversed']} are "
-        f"reversed, and {counts['undecided']} are undecided: the interval of the paired difference has both signs."
+    note = (
+        f"{len(found)} pairs: {counts['reproduces']} reproduce, {counts['reversed']} reversed, {counts['undecided']} "
+        "undecided, where the interval of the paired difference has both signs."
     )
+    return f"{_table(header, rows)}\n\n{note}"
 
 
 def _policy(cell: dict[str, Any]) -> str:
