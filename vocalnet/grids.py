@@ -86,7 +86,7 @@ def policies(decoders: Sequence[str]) -> list[Cell]:
     tuned: dict[str, Sequence[float]] = {
         "top_n": (2, 5, 20),
         "typical": (3.0, 1.0, 0.3),
-        "confidence": (0.9, 0.7, 0.5, 0.3),
+        "confidence": (0.9, 0.7, 0.5, 0.3, 0.2, 0.1),
     }
     cells = [_cell("ntp", 1), *(_cell(OWN, K) for K in range(1, 6))]
     cells += [_cell(OWN, K, policy="greedy_verify") for K in (3, 5)]
