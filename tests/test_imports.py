@@ -45,6 +45,7 @@ RANKS = (
         "vocalnet.grid",
         "vocalnet.grids",
         "vocalnet.lab",
+        "vocalnet.orderings",
         "vocalnet.report",
         "vocalnet.sounding",
         "vocalnet.streaming",
