@@ -5,7 +5,6 @@ Each reads the corpus and the components made before it, and leaves its own comp
 
 from __future__ import annotations
 
-import copy
 import shutil
 from collections.abc import Callable
 from typing import TypeVar
@@ -163,26 +162,12 @@ def align(recipe: Recipe) -> None:
         save_component(recipe.checkpoint, "experts", experts(model.llm))
 
 
-@torch.no_grad()
-def move(module: nn.Module, target: nn.Module, share: float) -> None:
-    """Moves a module's weights a share of the way to another's, in place."""
-    for weight, there in zip(module.parameters(), target.parameters(), strict=True):
-        weight.lerp_(there, share)
-
-
 def hear(recipe: Recipe) -> None:
-    """Goes on with encoder and adaptor together, on the LLM as stage 1 left it, and takes a share of what they learned.
-
-    The share is that of the weights' average with those before (WiSE-FT, arXiv 2109.01903): it keeps what the LLM was
-    aligned to, and gains on voices that were not trained.
-    """
+    """Goes on with encoder and adaptor together, on the LLM as stage 1 left it."""
     model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor")
-    parts = {"encoder": model.encoder.whisper, "adaptor": model.adaptor}
-    before = copy.deepcopy(parts)
     train_alignment(model, recipe.data, recipe.folder, recipe.config | {"method": "hearing"}, recipe.seed)
-    for name, part in parts.items():
-        move(before[name], part, recipe.config["share"])
-        save_component(recipe.checkpoint, name, before[name])
+    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
+    save_component(recipe.checkpoint, "adaptor", model.adaptor)
 
 
 def speak(recipe: Recipe) -> None:

@@ -16,7 +16,7 @@ import copy
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from typing import Any
 
@@ -35,7 +35,7 @@ from vocalnet.grids import Cell
 from vocalnet.metrics.asr import Clip
 from vocalnet.metrics.speedup import bounds_of, measured, nominal, tokens_per_second
 from vocalnet.metrics.tokens import agreement, token_summary
-from vocalnet.metrics.wer import WordErrors, difference, normalise, rate
+from vocalnet.metrics.wer import difference, errors_in, normalise, rate
 from vocalnet.model import VocalNet
 from vocalnet.provenance import provenance
 from vocalnet.runs import fingerprint
@@ -286,7 +286,7 @@ def _tables(
     singles = [one for one in spoken if one.cell.is_single]
     fastest = max((one for one in singles if one.n_timed), key=lambda one: one.tokens_per_s, default=None)
     labels = [one.cell.label for one in spoken]
-    errors = {name: _errors(found["answers"]) for name, found in judged.items()}
+    errors = {name: errors_in(found["answers"]) for name, found in judged.items()}
 
     def minus(one: Spoken, name: str | None) -> dict[str, Any] | None:
         own = one.cell.label
@@ -359,14 +359,9 @@ def _agreement(one: Spoken, spoken: Sequence[Spoken]) -> dict[str, float] | None
 def _judgement(found: dict[str, Any], seed: int) -> dict[str, Any]:
     scores = [row["dnsmos_p808"] for row in found["answers"] if row["dnsmos_p808"] is not None]
     return {
-        "wer": rate(_errors(found["answers"]), seed),
+        "wer": rate(errors_in(found["answers"]), seed),
         "dnsmos_p808": float(np.mean(scores)) if scores else None,
     }
-
-
-def _errors(rows: Sequence[dict[str, Any]]) -> list[WordErrors]:
-    names = [count.name for count in fields(WordErrors)]
-    return [WordErrors(**{name: row[name] for name in names}) for row in rows]
 
 
 def _digest(*parts: Any) -> str:

@@ -7,18 +7,18 @@ decoder that has the lower word error rate in the paper has it here too, paired 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any, Literal
 
+from vocalnet.grids import COMMON_BUDGET as VOCALNET
 from vocalnet.grids import GRIDS
-from vocalnet.metrics.wer import WordErrors, difference
+from vocalnet.metrics.wer import difference, errors_in
 from vocalnet.published import published_table
 
 Verdict = Literal["reproduces", "reversed", "undecided"]
 
 GROUPS = ("group_linear", "group_trans")
 OTHERS = ("mtp_parallel_linear", "mtp_deepseek")
-VOCALNET = "mtp_vocalnet_4"
 
 # What the paper says, and the pairs of cells that it says it of, the one with the lower rate first.
 CLAIMS: dict[str, dict[str, list[tuple[str, str]]]] = {
@@ -73,11 +73,7 @@ def orderings(report: dict[str, Any]) -> list[Ordering]:
     if grid not in CLAIMS:
         return []
     published = dict(_published(grid, report["decoders"]))
-    counts = [field.name for field in fields(WordErrors)]
-    errors = {
-        cell["cell"]: [WordErrors(**{name: row[name] for name in counts}) for row in cell["answers"]]
-        for cell in report["cells"]
-    }
+    errors = {cell["cell"]: errors_in(cell["answers"]) for cell in report["cells"]}
     return [
         Ordering(claim, a, b, published[a] - published[b], difference(errors[a], errors[b], report["seed"]))
         for claim, pairs in CLAIMS[grid].items()

@@ -16,9 +16,10 @@ from torch import nn
 
 import vocalnet
 from train.common import load_recipes
-from train.stages import STAGES, begin, move
+from train.stages import STAGES, begin
 from vocalnet.checkpoint import NANO
 from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
+from vocalnet.training.stage_align import move
 from vocalnet.vocoder.flow import Flow
 
 ROOT = Path(__file__).parents[2]

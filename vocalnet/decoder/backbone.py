@@ -107,14 +107,15 @@ class Attention(nn.Module):
 
     def forward(self, x: Tensor, rows: Rows, layer: int = 0, last_only: bool = False) -> Tensor:
         """Attends from x (B, n, D), or its last row, over x itself or, with a cache, over all that its slots hold."""
-        q, k, v = self.run(x, rows, layer)
+        q, k, v = self.project_and_store(x, rows, layer)
         bias = rows.bias
         if last_only:
+            assert not rows.is_causal, "a lone query would be taken for the first row"
             q, bias = q[:, :, -1:], None if bias is None else bias[:, :, -1:]
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=rows.is_causal)  # (B, H, n or 1, d)
         return self.o_proj(y.transpose(1, 2).flatten(2))
 
-    def run(self, x: Tensor, rows: Rows, layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    def project_and_store(self, x: Tensor, rows: Rows, layer: int = 0) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the queries of x (B, n, D), (B, H, n, d), and the keys and values they are for, (B, H, T, d)."""
         q, k, v = self._queries_keys_values(x, rows)
         if rows.cache is not None:
@@ -190,7 +191,7 @@ class Block(nn.Module):
 
     def store(self, x: Tensor, rows: Rows) -> None:
         """Leaves in the cache what `forward` does of x (B, n, D), where nobody asks for its output."""
-        self.self_attn.run(self.input_layernorm(x), rows)
+        self.self_attn.project_and_store(self.input_layernorm(x), rows)
 
     def _dropped(self, branch: Tensor) -> Tensor:
         return self.dropout(branch) if self.training else branch

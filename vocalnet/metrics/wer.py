@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +76,12 @@ def word_errors(reference: str, hypothesis: str, spelling: Path | None = None) -
         return WordErrors(insertions=len(hypothesis.split()))
     found = require("jiwer").process_words(reference, hypothesis)
     return WordErrors(found.substitutions, found.deletions, found.insertions, len(reference.split()))
+
+
+def errors_in(rows: Sequence[dict[str, Any]]) -> list[WordErrors]:
+    """Returns the counts that each row of a report's answers holds beside other things."""
+    names = [count.name for count in fields(WordErrors)]
+    return [WordErrors(**{name: row[name] for name in names}) for row in rows]
 
 
 def corpus_errors(utterances: Sequence[WordErrors]) -> WordErrors:

@@ -2,7 +2,8 @@
 
 Instead of LoRA the LLM may get speech experts (`method: experts`), which leave its text weights alone; or nothing
 (`method: hearing`): then the encoder trains with the adaptor, on an LLM that has been aligned before. The paper's
-encoder stays frozen, having heard far more than any clips at hand; nano's has not.
+encoder stays frozen, having heard far more than any clips at hand; nano's has not. Only a share of what was learned is
+taken, as the average of the weights before and after (WiSE-FT, arXiv 2109.01903).
 
 Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
 embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
@@ -10,6 +11,7 @@ embeddings (a deliberate addition to the paper's stage 1, for a small LLM and li
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +53,13 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
     return add_lora(model.llm, **options["lora"])
 
 
+@torch.no_grad()
+def move(module: nn.Module, target: nn.Module, share: float) -> None:
+    """Moves a module's weights a share of the way to another's, in place."""
+    for weight, there in zip(module.parameters(), target.parameters(), strict=True):
+        weight.lerp_(there, share)
+
+
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
     """Trains in place the adaptor of `model`, with LoRA weights, merged into its LLM, experts, or its encoder.
 
@@ -58,7 +67,8 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         options: "loop" (LoopConfig), "batch_size", "bf16", "method": "lora" (the default, with "lora": rank, alpha,
             dropout), "experts" or "hearing", "transcribe": share of the clips that are to be written down instead of
             answered, "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone;
-            "lists" of clips ("train" alone by default), of which those without an answer are always written down.
+            "lists" of clips ("train" alone by default), of which those without an answer are always written down;
+            "share": of what "hearing" taught, 1 for all.
 
     Raises:
         ValueError: there is no such method, or the LLM cannot have experts.
@@ -84,10 +94,10 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             features = [states.float() for states in encode_clips(model, clips, generator)]
         tasks, answers = [], []
         for i in index:
-            is_question = "answer" in entries[i]
-            transcribe = bool(entries[i]["question"]) and (rng.random() < options["transcribe"] or not is_question)
+            entry = entries[i]
+            transcribe = bool(entry["question"]) and (rng.random() < options["transcribe"] or "answer" not in entry)
             tasks.append(prompts[TRANSCRIBE if transcribe else ""])
-            text = entries[i]["question" if transcribe else "answer"]
+            text = entry["question" if transcribe else "answer"]
             answers.append(tokenizer.encode(text, add_special_tokens=False))
         known = [k for k, i in enumerate(index) if has_transcript(entries[i])]
         heard = [model.adapt(features[k]) for k in known]
@@ -105,10 +115,12 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             total += model(features, [prompts[""]] * len(answers), answers).item() * len(answers)
         return {"dev_answer": total / len(dev)}
 
-    modules: dict[str, nn.Module] = {"adaptor": model.adaptor, "llm": model.llm}
-    if options.get("method") == "hearing":
-        modules = {"adaptor": model.adaptor, "encoder": model.encoder}
+    modules: dict[str, nn.Module] = {"adaptor": model.adaptor}
+    modules |= {"encoder": model.encoder} if options.get("method") == "hearing" else {"llm": model.llm}
+    before = copy.deepcopy(modules) if "share" in options else {}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
+    for name, module in before.items():
+        move(modules[name], module, 1 - options["share"])
     if lora is not None:
         lora.merge_and_unload()  # in place: it wraps model.llm
     model.requires_grad_(False)
