@@ -10,6 +10,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from vocalnet.attention import AnswerAttention
 from vocalnet.metrics.playback import Playback
@@ -17,7 +18,12 @@ from vocalnet.metrics.playback import Playback
 TEAL, SLATE, RED = "#0d9488", "#64748b", "#dc2626"
 COLOURS = (TEAL, "#7c3aed", "#d97706", "#2563eb", "#be185d", "#4d7c0f")
 MARKERS = "osD^vP"
-LABEL_HEIGHTS = (4, -10, 14, -20)  # points
+MARKER_PT = 3.5  # half a marker's width
+# Where a point's name may stand, nearest first: the side, and points to that side and upwards.
+LABEL_PLACES = tuple(
+    (side, 6 + abs(up) // 4, up) for up in (0, 8, -8, 16, -16, 25, -25, 35, -35, 45) for side in (1, -1)
+)
+NAME: dict[str, Any] = {"fontsize": 7, "color": SLATE}
 DPI = 160
 HEAT = LinearSegmentedColormap.from_list("teal", ["white", TEAL]).with_extremes(bad="#e2e8f0")
 MEASURES = {"max_prob": "maximum probability", "entropy": "entropy (nats)"}
@@ -46,10 +52,6 @@ def pareto(cells: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float] | N
             capsize=2,
             label=policy,
         )
-    for n, cell in enumerate(sorted(cells, key=lambda cell: cell["tokens_per_s"])):
-        place = (cell["tokens_per_s"], 100 * cell["wer"])
-        offset = (4, LABEL_HEIGHTS[n % len(LABEL_HEIGHTS)])  # neighbours' labels at different heights
-        axes.annotate(cell["cell"], place, xytext=offset, textcoords="offset points", fontsize=7, color=SLATE)
     front = pareto_front(cells)
     axes.plot([cell["tokens_per_s"] for cell in front], [100 * cell["wer"] for cell in front], color=SLATE, lw=0.8)
     for name, wer in (ceilings or {}).items():
@@ -60,7 +62,54 @@ def pareto(cells: Sequence[Mapping[str, Any]], ceilings: Mapping[str, float] | N
     _label(axes, "speech tokens per second (talker)", "word error rate (%)")
     if policies:
         axes.legend(frameon=False, fontsize=8)
+    _name_points(axes, cells)
     return figure
+
+
+def _name_points(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
+    """Writes each cell's name where it covers least: markers, whiskers, the legend and the names before it."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # the layout decides where things are
+    pixels = figure.dpi / 72
+    legend = axes.get_legend()
+    taken = [text.get_window_extent() for text in axes.texts] + ([legend.get_window_extent()] if legend else [])
+    for cell in cells:
+        low, high = cell["ci95"] or (cell["wer"], cell["wer"])
+        (x, y), (_, bottom), (_, top) = axes.transData.transform(
+            [(cell["tokens_per_s"], 100 * rate) for rate in (cell["wer"], low, high)]
+        )
+        half = MARKER_PT * pixels
+        taken += [Bbox([[x - half, y - half], [x + half, y + half]]), Bbox([[x - 1, bottom], [x + 1, top]])]
+    for cell in sorted(cells, key=lambda cell: cell["tokens_per_s"]):
+        place = (cell["tokens_per_s"], 100 * cell["wer"])
+        name = axes.annotate(cell["cell"], place, va="center", **NAME)
+        extent = name.get_window_extent()
+        name.remove()
+        boxes = [
+            extent.translated(pixels * side * along - (side < 0) * extent.width, pixels * up)
+            for side, along, up in LABEL_PLACES
+        ]
+        best = min(range(len(boxes)), key=lambda n: _area(boxes[n], axes.bbox, taken) + n)
+        taken.append(boxes[best])
+        side, along, up = LABEL_PLACES[best]
+        axes.annotate(
+            cell["cell"],
+            place,
+            xytext=(side * along, up),
+            textcoords="offset points",
+            ha="left" if side > 0 else "right",
+            va="center",
+            arrowprops={"arrowstyle": "-", "color": SLATE, "lw": 0.3, "shrinkA": 0, "shrinkB": MARKER_PT},
+            **NAME,
+        )
+
+
+def _area(box: Bbox, inside: Bbox, taken: Sequence[Bbox]) -> float:
+    """Returns how much of a box is outside of a frame or lies on others, in square pixels."""
+    shared = [Bbox.intersection(box, other) for other in (inside, *taken)]
+    areas = [0.0 if common is None else common.width * common.height for common in shared]
+    return box.width * box.height - areas[0] + sum(areas[1:])
 
 
 def pareto_front(cells: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import io
+import itertools
 
 import pytest
 from grid_reports import grid_report
+from matplotlib.text import Text
+from matplotlib.transforms import Bbox
 
 from demo.plots import pareto, pareto_front, png, speedups, token_histograms
 from vocalnet.metrics.tokens import token_summary
@@ -27,6 +30,25 @@ def test_pareto_draws_every_cell_with_its_interval():
     image = io.BytesIO()
     figure.savefig(image, format="png")
     assert image.getvalue().startswith(b"\x89PNG")
+
+
+def test_names_of_near_points_do_not_lie_on_each_other():
+    near = [(2200, 0.54), (2210, 0.58), (2240, 0.585), (2250, 0.55), (2800, 0.57), (2900, 0.59), (5000, 0.7)]
+    cells = [
+        {
+            "cell": f"decoder_{n} 1",
+            "policy": "fixed",
+            "tokens_per_s": speed,
+            "wer": wer,
+            "ci95": (wer - 0.05, wer + 0.05),
+        }
+        for n, (speed, wer) in enumerate(near)
+    ]
+    (axes,) = pareto(cells).axes
+    axes.get_figure().draw_without_rendering()
+    names = {text.get_text(): Text.get_window_extent(text) for text in axes.texts}
+    assert set(names) == {cell["cell"] for cell in cells}
+    assert not [pair for pair in itertools.combinations(names, 2) if Bbox.intersection(*(names[n] for n in pair))]
 
 
 def test_pareto_front_holds_what_no_other_beats():
