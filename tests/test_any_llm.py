@@ -125,12 +125,14 @@ def test_hearing_trains_encoder_and_adaptor_alone_on_clips_with_and_without_answ
     model = _model("llama")
     before = {name: value.clone() for name, value in model.state_dict().items()}
     options = {"batch_size": 4, "n_dev": 2, "eval_every": 2, "loop": LOOP, "bf16": False, "method": "hearing"}
-    train_alignment(
-        model, data, tmp_path, {**options, "lists": ["drills", "train"], "transcribe": 0.0, "recognise": 0.5}, seed=1
-    )
+    options |= {"transcribe": 0.0, "recognise": 0.5}
+    train_alignment(model, data, tmp_path / "both", {**options, "lists": ["drills", "train"], "masked": True}, seed=1)
     moved = {name.split(".")[0] for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
     assert moved == {"encoder", "adaptor"}
-    assert all(np.isfinite(_losses(tmp_path)))
+    assert all(np.isfinite(_losses(tmp_path / "both")))
+    train_alignment(model, data, tmp_path / "words", {**options, "lists": ["drills"]}, seed=1)
+    log = [json.loads(line) for line in (tmp_path / "words" / "metrics.jsonl").read_text().splitlines()]
+    assert all(row["answer"] == 0 and row["ctc"] > 0 for row in log)  # the LLM has no say on lists of words
 
 
 @pytest.mark.parametrize("model_type", LLMS)

@@ -19,7 +19,7 @@ from vocalnet.checkpoint import NANO, load_component, save_component
 from vocalnet.experts import experts
 from vocalnet.files import write_json
 from vocalnet.training.answers import Answers
-from vocalnet.training.corpus import build_corpus, build_drills
+from vocalnet.training.corpus import build_corpus, build_drills, build_practice
 from vocalnet.training.stage_align import train_alignment
 from vocalnet.training.stage_encoder import Recogniser, train_encoder
 from vocalnet.training.stage_flow import train_flow
@@ -44,6 +44,7 @@ def synthesize(recipe: Recipe) -> None:
     """Speaks questions in many voices and answers in one; writes the data lists."""
     options = recipe.config
     build_corpus(recipe.data, options["n_train"], options["n_dev"], recipe.seed, options["workers"], options["domain"])
+    build_practice(recipe.data, options.get("n_practice", 0), recipe.seed, options["workers"])
     build_drills(recipe.data, options["n_drills"], recipe.seed, options["workers"])
 
 

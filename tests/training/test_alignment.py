@@ -83,6 +83,8 @@ def test_a_generator_makes_other_speakers_of_the_clips_and_the_same_ones_again(t
     assert not torch.allclose(plain, first, atol=1e-3)
     assert not torch.allclose(first, second, atol=1e-3)  # each clip has a speaker of its own
     torch.testing.assert_close(repeated, [first, second])
+    masked = encode_clips(tiny_model, [clip, clip], torch.Generator().manual_seed(1), is_masked=True)
+    assert not any(torch.allclose(one, other, atol=1e-3) for one, other in zip(masked, repeated, strict=True))
 
 
 def test_the_adaptor_starts_with_every_hidden_unit_awake_near_what_the_token_head_reads(tiny_model) -> None:

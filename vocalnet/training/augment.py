@@ -101,3 +101,17 @@ def other_speakers(mel: Tensor, generator: torch.Generator) -> Tensor:
     warped = matrices[torch.randint(len(matrices), (B,), generator=generator)] @ mel
     waves = torch.cos(torch.pi * torch.arange(1, 5)[:, None] * (torch.arange(n_mels) + 0.5) / n_mels)
     return warped + TIMBRE * (torch.randn(B, 4, generator=generator) @ waves)[..., None]
+
+
+def masked_stretches(mel: Tensor, generator: torch.Generator) -> Tensor:
+    """Returns mel (B, n_mels, T_a) with two bands and two stretches of up to 12 bins or frames zeroed in each clip."""
+    B, n_mels, T_a = mel.shape
+    mel = mel.clone()
+    draws = torch.rand(B, 8, generator=generator)
+    for i in range(B):
+        for j in (0, 2):
+            width, start = int(draws[i, j] * 12), int(draws[i, j + 1] * (n_mels - 12))
+            mel[i, start : start + width] = 0
+            width, start = int(draws[i, j + 4] * 12), int(draws[i, j + 5] * max(1, T_a - 12))
+            mel[i, :, start : start + width] = 0
+    return mel

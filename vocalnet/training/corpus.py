@@ -1,6 +1,7 @@
 """nano's data on disk: question clips, answer clips, and JSON lists in the released format.
 
 data/train.json, data/dev.json   [{"id", "speech", "conversations", "units", "topic", "question", "voice"}]
+data/practice.json               the same, more questions of the topics that lose words
 data/drills.json                 the same without answer: lists of words, for the recogniser
 data/questions/ID.wav            16 kHz mono int16
 data/answers/HASH.wav            the answer in nano's own voice; equal answers share one clip
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import random
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from vocalnet.audio import SAMPLE_RATE_HZ, write_wav
 from vocalnet.files import write_json
 from vocalnet.training import vocabulary
 from vocalnet.training.domain import draw, drill
+from vocalnet.training.questions import Question
 from vocalnet.training.synthesis import ANSWER_VOICE, Job, Voice, random_job, speak
 
 FOREIGN_SHARE, NOISE_SHARE = 0.012, 0.012  # of the training clips, beside the refusals of the domain
@@ -58,6 +61,19 @@ def _entry(item_id: str, topic: str, question: str, answer: str, voice: str) -> 
     }
 
 
+def _asked(
+    data: Path, name: str, questions: Sequence[Question], rng: random.Random
+) -> tuple[list[Job], list[dict[str, Any]]]:
+    """Returns what is to be spoken for questions, in random training voices, and their entries in a list."""
+    jobs, entries = [], []
+    for i, question in enumerate(questions):
+        item_id = f"{name}-{i:06d}"
+        job = random_job(question.text, data / "questions" / f"{item_id}.wav", rng)
+        jobs.append(job)
+        entries.append(_entry(item_id, question.topic, question.text, question.answer, job.voice.label))
+    return jobs, entries
+
+
 def build_corpus(data: Path, n_train: int, n_dev: int, seed: int, workers: int = 2, domain: str = "core") -> None:
     """Speaks and lists the whole corpus of a domain under `data`; clips that exist are kept, so that it resumes.
 
@@ -66,13 +82,7 @@ def build_corpus(data: Path, n_train: int, n_dev: int, seed: int, workers: int =
     """
     for split, n in (("dev", n_dev), ("train", n_train)):
         rng = random.Random(f"{seed}-voices-{split}")
-        jobs: list[Job] = []
-        entries: list[dict[str, Any]] = []
-        for i, question in enumerate(draw(split, n, seed, domain)):
-            item_id = f"{split}-{i:06d}"
-            job = random_job(question.text, data / "questions" / f"{item_id}.wav", rng)
-            jobs.append(job)
-            entries.append(_entry(item_id, question.topic, question.text, question.answer, job.voice.label))
+        jobs, entries = _asked(data, split, draw(split, n, seed, domain), rng)
         foreign = [(lang, text) for lang, texts in vocabulary.FOREIGN.items() for text in texts]
         for i in range(round(n * FOREIGN_SHARE)):
             item_id, (lang, text) = f"{split}-foreign-{i:05d}", rng.choice(foreign)
@@ -94,6 +104,15 @@ def build_corpus(data: Path, n_train: int, n_dev: int, seed: int, workers: int =
         random.Random(seed).shuffle(entries)
         write_json(data / f"{split}.json", entries)
         speak(spoken + jobs, workers)
+
+
+def build_practice(data: Path, n: int, seed: int, workers: int = 2) -> None:
+    """Speaks and lists `n` more questions, most of them about single words; resumes like `build_corpus`."""
+    (data / "questions").mkdir(parents=True, exist_ok=True)
+    rng = random.Random(f"{seed}-voices-practice")
+    jobs, entries = _asked(data, "practice", draw("train", n, seed + 2, "words"), rng)
+    speak(jobs, workers)
+    write_json(data / "practice.json", entries)
 
 
 def build_drills(data: Path, n: int, seed: int, workers: int = 2) -> None:

@@ -319,6 +319,18 @@ SHARES = {
         "repeat": 0.10,
         "follow_up": 0.06,
     },
+    "words": {  # what one misheard word spoils, for the practice of hearing
+        "repeat": 0.40,
+        "spelling": 0.15,
+        "definitions": 0.10,
+        "opposites": 0.08,
+        "arithmetic": 0.06,
+        "capitals": 0.05,
+        "calendar": 0.04,
+        "clock": 0.04,
+        "counting": 0.04,
+        "greetings": 0.04,
+    },
 }
 
 

@@ -67,8 +67,9 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         options: "loop" (LoopConfig), "batch_size", "bf16", "method": "lora" (the default, with "lora": rank, alpha,
             dropout), "experts" or "hearing", "transcribe": share of the clips that are to be written down instead of
             answered, "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone;
-            "lists" of clips ("train" alone by default), of which those without an answer are always written down;
-            "share": of what "hearing" taught, 1 for all.
+            "lists" of clips ("train" alone by default), of which those without an answer have the adaptor's losses only
+            (the LLM, which was never told to write down lists of words, would mislead);
+            "masked": zero stretches of the clips (SpecAugment); "share": of what "hearing" taught, 1 for all.
 
     Raises:
         ValueError: there is no such method, or the LLM cannot have experts.
@@ -85,17 +86,19 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
     lora = _prepare(model, options)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     reader = TokenReader(model)
+    is_masked = options.get("masked", False)
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
         rng = np.random.default_rng([seed, step])
         clips = [augment(read_clip(paths[i]), rng)[0] for i in index]
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            features = [states.float() for states in encode_clips(model, clips, generator)]
+            features = [states.float() for states in encode_clips(model, clips, generator, is_masked)]
         tasks, answers = [], []
-        for i in index:
-            entry = entries[i]
-            transcribe = bool(entry["question"]) and (rng.random() < options["transcribe"] or "answer" not in entry)
+        answered = [k for k, i in enumerate(index) if "answer" in entries[i]]
+        for k in answered:
+            entry = entries[index[k]]
+            transcribe = bool(entry["question"]) and rng.random() < options["transcribe"]
             tasks.append(prompts[TRANSCRIBE if transcribe else ""])
             text = entry["question" if transcribe else "answer"]
             answers.append(tokenizer.encode(text, add_special_tokens=False))
@@ -103,7 +106,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         heard = [model.adapt(features[k]) for k in known]
         ctc, distance = reader.losses(heard, [entries[index[k]]["question"] for k in known])
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            answer = model(features, tasks, answers)
+            answer = model([features[k] for k in answered], tasks, answers) if answered else torch.zeros(())
         total = answer + options["recognise"] * (ctc + distance)
         return {"total": total, "answer": answer.detach(), "ctc": ctc.detach(), "distance": distance.detach()}
 

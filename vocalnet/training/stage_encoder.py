@@ -21,7 +21,7 @@ from transformers import PreTrainedTokenizerBase
 from vocalnet.adaptor import group_frames
 from vocalnet.config import EncoderConfig
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ, SpeechEncoder
-from vocalnet.training.augment import Warp, augment, other_speakers
+from vocalnet.training.augment import Warp, augment, masked_stretches, other_speakers
 from vocalnet.training.data import (
     ALPHABET,
     characters,
@@ -42,20 +42,6 @@ PHONES = tuple(
 FRAME_S = CONV_STRIDE / MEL_RATE_HZ
 IGNORED = -100
 WEIGHTS = {"tokens": 0.5, "letters": 0.5, "phones": 0.5}  # of the three losses
-
-
-def _spec_augment(mel: Tensor, generator: torch.Generator) -> Tensor:
-    """Zeroes two bands of up to 12 bins and two stretches of up to 12 frames in each (n_mels, T_a) of the batch."""
-    B, n_mels, T_a = mel.shape
-    mel = mel.clone()
-    draws = torch.rand(B, 8, generator=generator)
-    for i in range(B):
-        for j in (0, 2):
-            width, start = int(draws[i, j] * 12), int(draws[i, j + 1] * (n_mels - 12))
-            mel[i, start : start + width] = 0
-            width, start = int(draws[i, j + 4] * 12), int(draws[i, j + 5] * max(1, T_a - 12))
-            mel[i, :, start : start + width] = 0
-    return mel
 
 
 def ctc_loss(logits: Tensor, lengths: Tensor, targets: list[Tensor], blank: int = 0) -> Tensor:
@@ -133,7 +119,7 @@ def train_encoder(
         rng = np.random.default_rng([seed, step])
         clips, warps = zip(*(augment(read_clip(paths[i]), rng) for i in index), strict=True)
         mel, lengths = mel_batch(clips, config.n_mels, recogniser.encoder.max_frames)
-        mel = _spec_augment(other_speakers(mel, generator), generator)
+        mel = masked_stretches(other_speakers(mel, generator), generator)
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
             tokens, letters, phones = recogniser(mel, lengths)
         frames = (lengths + 1) // CONV_STRIDE

@@ -18,7 +18,7 @@ from torch.nn import functional
 from vocalnet.adaptor import group_frames
 from vocalnet.llm import embeddings
 from vocalnet.model import VocalNet, encoder_inputs
-from vocalnet.training.augment import augment, other_speakers
+from vocalnet.training.augment import augment, masked_stretches, other_speakers
 from vocalnet.training.data import clip_lengths, has_transcript, pad, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.objectives import encode
@@ -70,12 +70,20 @@ class TokenReader:
 
 
 def encode_clips(
-    model: VocalNet, clips: Sequence[np.ndarray], generator: torch.Generator | None = None
+    model: VocalNet, clips: Sequence[np.ndarray], generator: torch.Generator | None = None, is_masked: bool = False
 ) -> list[Tensor]:
-    """Returns the encoder's states (T_e, D_e) of 16 kHz clips (n,), as of other speakers with a `generator`."""
+    """Returns the encoder's states (T_e, D_e) of 16 kHz clips (n,).
+
+    With a `generator` they are those of other speakers, with `is_masked` also full of holes (SpecAugment).
+    """
     inputs = [encoder_inputs(clip, model.parts.encoder) for clip in clips]
     if generator is not None:  # nano's clips have one window
-        inputs = [[(other_speakers(mel[None], generator)[0], n) for mel, n in clip] for clip in inputs]
+
+        def changed(mel: Tensor) -> Tensor:
+            other = other_speakers(mel[None], generator)
+            return (masked_stretches(other, generator) if is_masked else other)[0]
+
+        inputs = [[(changed(mel), n) for mel, n in clip] for clip in inputs]
     return encode(model, inputs)
 
 
