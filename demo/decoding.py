@@ -50,7 +50,7 @@ def decoding(app: App) -> Decoding:
 
 
 def decode_options(
-    talker: Any, tokens_per_step: int, policy: str, temperature: float, seed: int, *, mask: str = "full"
+    talker: Any, tokens_per_step: int, policy: str, temperature: float, seed: float | None, *, mask: str = "full"
 ) -> DecodeOptions:
     """Returns what the components ask for, else the talker's own; the candidates are for the token statistics."""
     return replace(
@@ -58,6 +58,17 @@ def decode_options(
         tokens_per_step=int(tokens_per_step),
         policy=policy,
         temperature=temperature,
-        seed=int(seed),
+        seed=whole_seed(seed),
         n_candidates=N_CANDIDATES,
     )
+
+
+def whole_seed(seed: float | None) -> int:
+    """Returns what a field for a seed holds.
+
+    Raises:
+        ValueError: it was emptied.
+    """
+    if seed is None:
+        raise ValueError("The field Seed is empty: write a whole number from 0, such as 0.")
+    return int(seed)

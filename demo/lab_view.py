@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from demo import plots, render
+from demo.decoding import whole_seed
 from demo.state import App
 from demo.timeline import N_CANDIDATES
 from demo.visits import Visit
@@ -83,9 +84,10 @@ def order(
     tokens_per_step: Sequence[int],
     policies: Sequence[str],
     rounds: int,
-    seed: int,
+    seed: float | None,
     mask: str,
     is_judged: bool,
+    temperature: float,
 ) -> Order:
     """Returns a lab that this page is ready to run.
 
@@ -95,7 +97,10 @@ def order(
     if not questions:
         raise ValueError("Choose or record at least one question.")
     options = DecodeOptions(
-        seed=int(seed), mask="streaming" if mask == "streaming" else "full", n_candidates=N_CANDIDATES
+        temperature=temperature,
+        seed=whole_seed(seed),
+        mask="streaming" if mask == "streaming" else "full",
+        n_candidates=N_CANDIDATES,
     )
     cells = lab.make_cells(decoders, [int(K) for K in tokens_per_step], policies, options)
     if not cells:

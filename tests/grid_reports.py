@@ -48,6 +48,7 @@ def grid_report() -> dict[str, Any]:
     found |= {cell.label: {"said": cell.label, "answers": judged(n_errors)} for cell, _, n_errors in CELLS}
     return {
         "grid": "policies",
+        "options": {"n_answers": 200, "n_timed": 20, "repeats": 5, "seed": 0},
         "n_answers": N_ANSWERS,
         "kernel": "packed",
         "skipped": [{"cell": "group_trans_3 3", "reason": "This checkpoint has no decoder 'group_trans_3'."}],

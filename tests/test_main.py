@@ -195,7 +195,7 @@ def test_report_prints_draws_writes_and_checks(tmp_path):
     figures.mkdir()
     drawn = last_json(run("report", results, "--figures", figures, "--json"))["figures"]
     assert drawn == [str(figures / "policies-pareto.png"), str(figures / "policies-tokens.png")]
-    assert all((figures / name).read_bytes().startswith(b"\x89PNG") for name in ("policies-pareto.png",))
+    assert all((figures / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
 
 
 def test_report_without_results_says_so(tmp_path, monkeypatch):
@@ -215,6 +215,15 @@ def test_eval_of_the_heldout_set(loads, monkeypatch, question, tmp_path):
     assert result.exit_code == 0, result.stderr
     assert result.stdout == f"3 of 3 right; details in {tmp_path / 'r.json'}\n"
     assert json.loads((tmp_path / "r.json").read_text())["right_by_voice"] == {"clips": {"n": 3, "right": 3}}
+
+
+def test_eval_of_a_file_takes_its_first_items_and_draws_by_the_seed_it_writes(loads, fake_model, small_set, tmp_path):
+    out = tmp_path / "r.json"
+    assert run("eval", "--set", small_set, "--n", 1, "--n-speech", 0, "--temperature", 0.8, "--out", out).exit_code == 0
+    report = json.loads(out.read_text())
+    assert (report["n"], report["seed"]) == (1, fake_model.requests[0]["options"].seed)
+    refused = run("eval", "--set", small_set, "--grid", "table3", "--n-speech", 0, "--out", out)
+    assert "give --n-speech 1 or more" in refused.stderr
 
 
 @pytest.mark.parametrize("command", GENERATING)

@@ -91,6 +91,13 @@ def test_interleaved_streams_of_nano_are_those_of_one(nano):
         assert np.array_equal(results[number].audio, expected.audio)
 
 
+def test_resynthesis_sounds_about_as_long_as_what_it_is_of(nano):
+    samples = np.random.default_rng(0).standard_normal(24000).astype(np.float32) * 0.1
+    again, rate_hz = nano.resynthesise(samples, 24000)
+    assert (again.dtype, again.ndim, rate_hz) == (np.float32, 1, 16000)
+    assert abs(len(again) - 16000) <= 640  # one speech token
+
+
 def test_a_minute_in_is_heard_in_windows(nano):
     clip, rate_hz = _clip(EXAMPLES[0])
     minute = np.resize(clip, 60 * rate_hz)

@@ -77,7 +77,7 @@ class Generation:
         """Returns the decoding options: the talker's own for that mask, but for what was given; None: no talker."""
         if model.talker is None:
             return None
-        return replace(model.talker.default_options(mask), **self._given(), **more)
+        return replace(model.talker.default_options(mask), **{**self._given(), **more})
 
     def _given(self) -> dict[str, Any]:
         names = ("tokens_per_step", "policy", "temperature", "seed", "max_tokens")
@@ -202,7 +202,9 @@ def evaluate(
     out: Out,
     grid: Annotated[
         str | None,
-        typer.Option(help="table3, table4, seeds or policies: compare decoders on identical texts, resuming --out."),
+        typer.Option(
+            help="table3, table4, seeds, policies, streaming or vocoder: compare on identical texts, resuming --out."
+        ),
     ] = None,
     n: Annotated[
         int | None, typer.Option(help="Questions: 330 of heldout; of each set of a benchmark, all.", min=1)
@@ -247,15 +249,18 @@ def evaluate(
 
         questions = heldout_items(workdir, n or 330)  # the same set, whatever the seed of the draws
     else:
-        questions = evaluation.load_items(items)
+        questions = evaluation.load_items(items)[:n]
     model = generation.load()
     outside = _outside(model, p835)
+    if n_speech is None:
+        n_speech = 100 if grid is None else 200
+    if grid is not None and n_speech == 0:
+        raise ValueError("A grid judges what it says: give --n-speech 1 or more.")
     if grid is not None:
-        report = _run_grid(grid, model, questions, out, outside, {"seed": seed, "n_answers": n_speech or 200})
+        report = _run_grid(grid, model, questions, out, outside, {"seed": seed, "n_answers": n_speech})
         text = f"{len(report['cells'])} cells, {len(report['skipped'])} skipped; details in {out}"
     else:
-        n_speech = 100 if n_speech is None else n_speech
-        how: dict[str, Any] = {"options": generation.options(model), "speech": generation.speech()}
+        how: dict[str, Any] = {"options": generation.options(model, seed=seed), "speech": generation.speech()}
         report = evaluation.evaluate(model, questions, seed=seed, n_speech=n_speech, **how, **outside)
         sound = {name: getattr(generation, name) for name in ("voice", "flow_steps", "flow_chunk")}
         report |= {name: value for name, value in sound.items() if value is not None}
@@ -443,9 +448,8 @@ def _draw(reports: dict[str, Any], folder: Path) -> list[str]:
             continue
         ceilings = {f"{what} (ceiling)": row["wer"]["wer"] for what, row in report["ceilings"].items()}
         images = {"pareto": plots.pareto(pareto_points(report), ceilings)}
-        for cell in report["cells"]:
-            if cell["cell"] == report["baseline"]:
-                images["tokens"] = plots.token_histograms(cell["token_stats"], cell["cell"])
+        heard = max(report["cells"], key=lambda cell: len(cell["token_stats"]["heads"]))  # of the most heads
+        images["tokens"] = plots.token_histograms(heard["token_stats"], heard["cell"])
         for what, figure in images.items():
             with files.atomic_path(folder / f"{name}-{what}.png") as temporary:
                 temporary.write_bytes(plots.png(figure))

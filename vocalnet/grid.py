@@ -204,7 +204,7 @@ def hear(model: VocalNet, item: Item) -> Answer:
 def speak(talker: Talker, answer: Answer, options: DecodeOptions) -> Speech:
     """Says an answer as `Session` does under the options' mask, but for the last tokens that the published code drops.
 
-    Text that comes C_t tokens at a time makes the same speech as the whole of it under the streaming mask.
+    Text that comes C_t tokens at a time makes the same speech as the whole of it under the streaming mask (`Session`).
     """
     segments = _decode(talker, answer, options)
     units = talker.config.n_units

@@ -29,6 +29,7 @@ class Cell:
         policy, name = self.options.policy, PARAMETERS.get(self.options.policy)
         tuned = f"={getattr(self.options, name):g}" if name else ""
         label = f"{self.decoder} {self.options.tokens_per_step}" + ("" if policy == "fixed" else f" {policy}{tuned}")
+        label += f" T={self.options.temperature:g}" if self.options.temperature else ""
         return label + (" streaming" if self.options.mask == "streaming" else "") + self._sounds()
 
     def _sounds(self) -> str:

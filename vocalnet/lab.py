@@ -13,6 +13,7 @@ import csv
 import io
 import itertools
 import json
+import statistics
 import tempfile
 import zipfile
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,12 +27,12 @@ import numpy as np
 from vocalnet import runs
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.evaluation import Judges, Track, judge
-from vocalnet.events import Result, SpeechTokens, acceptance
+from vocalnet.events import AudioChunk, Result, SpeechTokens, acceptance
 from vocalnet.files import atomic_path
 from vocalnet.grid import offered_cells
 from vocalnet.grids import Cell
 from vocalnet.metrics.latency import real_time_factor, summarise
-from vocalnet.metrics.speedup import bounds_of, measured, nominal, tokens_per_second
+from vocalnet.metrics.speedup import bounds_of, measured, nominal
 from vocalnet.metrics.tokens import agreement
 from vocalnet.metrics.wer import corpus_errors
 from vocalnet.provenance import provenance
@@ -90,8 +91,9 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class _Trial:
-    """Seconds of one answer; `audio_s` is its length."""
+    """Seconds of one answer; `audio_s` is its length, `n_tokens` are its speech tokens."""
 
+    n_tokens: int
     talker_s: float
     first_audio_s: float | None
     total_s: float
@@ -101,7 +103,10 @@ class _Trial:
     def of(cls, result: Result) -> _Trial:
         times = result.timings
         n = 0 if result.audio is None else len(result.audio)
-        return cls(times["talker"], times.get("first_audio"), times["total"], n / max(result.sample_rate_hz, 1))
+        n_tokens = len(result.speech_tokens)
+        return cls(
+            n_tokens, times["talker"], times.get("first_audio"), times["total"], n / max(result.sample_rate_hz, 1)
+        )
 
 
 def make_cells(
@@ -197,13 +202,13 @@ class _Bench:
         return self.timed if number else list(self.trials)
 
     def warm_up(self) -> Iterator[Progress]:
-        """Lets every cell speak its first tokens: allocations and kernels are nobody's speed."""
-        for cell in self.trials:
+        """Lets every cell speak its first tokens, and one be heard: allocations and kernels are nobody's speed."""
+        for n, cell in enumerate(self.trials):
             events = self._stream(cell, self.questions[0])
             with closing(events):
                 for event in events:
                     yield Progress("Warming up", cell, self.n_done, self.n_all)
-                    if isinstance(event, SpeechTokens):
+                    if isinstance(event, SpeechTokens if n else AudioChunk):
                         break
 
     def answer_all(self, cell: Cell) -> Iterator[Progress]:
@@ -293,8 +298,10 @@ class _Bench:
         return sum(len(run.result.speech_tokens) for run in self.runs[cell])
 
     def _tokens_per_s(self, cell: Cell) -> float:
-        seconds = [sum(trial.talker_s for trial in answered) for answered in self.trials[cell]]
-        return tokens_per_second(self._n_tokens(cell), seconds)
+        """Returns the median over rounds, which draw other tokens where they are drawn without a seed."""
+        rounds = self.trials[cell]
+        sums = [(sum(t.n_tokens for t in trials), sum(t.talker_s for t in trials)) for trials in rounds]
+        return statistics.median(n / seconds for n, seconds in sums)
 
 
 def _rounded(value: Any, digits: int | None) -> Any:
@@ -321,6 +328,7 @@ def to_json(reports: Sequence[Report]) -> dict[str, Any]:
     seeds = {report.cell.options.seed for report in reports}
     return {
         "rows": [report.row for report in reports],
+        "temperatures": sorted({report.cell.options.temperature for report in reports}),
         "questions": [{"words": run.question, "answer": run.result.text} for run in reports[0].runs],
         **provenance(seeds.pop() if len(seeds) == 1 else None),
     }

@@ -222,8 +222,9 @@ class VocalNet(PreTrainedModel):
         assert self.speech_tokenizer is not None
         assert self.vocoder is not None
         wave = resample(samples, sample_rate_hz, SAMPLE_RATE_HZ)
-        tokens = self.speech_tokenizer.tokenize(whisper_mel(wave, self.speech_tokenizer.config.n_mels))
-        return self.vocoder.vocode(self.vocoder.flow(tokens))[0][0].numpy(), self.sample_rate_hz
+        mel = whisper_mel(wave, self.speech_tokenizer.config.n_mels).to(self.device)
+        tokens = self.speech_tokenizer.tokenize(mel)
+        return self.vocoder.vocode(self.vocoder.flow(tokens))[0][0].float().cpu().numpy(), self.sample_rate_hz
 
     def produced_states(
         self,

@@ -144,10 +144,11 @@ def grid_tables(report: dict[str, Any]) -> dict[str, str]:
     notes = [] if report["is_complete"] else ["The grid is not finished: run the same command again."]
     notes += [*_ceilings(report), *_findings(report)]
     notes += [f"Not run: {row['cell']} ({row['reason'].rstrip('.')})." for row in report["skipped"]]
+    how = report["options"]
     notes.append(
         "Speedups are over one token per step: nominal (tokens kept per step), the bound on it, and measured over "
         f"{report['fastest_single']}, the fastest at one token per step (talker alone, kernel {report['kernel']}, "
-        "wall clock, same run and texts)."
+        f"wall clock, same run, the first {how['n_timed']} of the answers, median of {how['repeats']})."
     )
     note = _provenance(report, f"{report['n_answers']} answers.")
     tables = {"": _table(header, rows) + "\n\n" + "\n".join(notes) + note, "-tokens": _token_table(report) + note}

@@ -57,7 +57,7 @@ SPEECH_API = """wav, details = client.predict(
     api_name="/speech_to_speech",
 )
 table, archive = client.predict(
-    [clip], ["{decoder}"], [1, {steps}], ["{policy}"], 3, 0, "full", False,
+    [clip], ["{decoder}"], [1, {steps}], ["{policy}"], 3, 0, "full", False, 0.0,
     api_name="/speedup_lab",
 )
 statistics, image, tokens = client.predict(

@@ -24,7 +24,7 @@ from demo.theme import waveform
 from demo.visits import Visit
 from vocalnet import lab
 from vocalnet.grid import offered_cells
-from vocalnet.grids import Cell
+from vocalnet.grids import COMMON_BUDGET, OWN, Cell
 from vocalnet.lab import Progress, Question, Report
 
 MOST_STEPS = 5  # tokens per step that can be chosen, or as many as the loaded decoder takes
@@ -32,6 +32,7 @@ READY = "Choose what to compare, then press Run."
 NOTHING = "One row per decoder, tokens per step and policy appears here, and the sound of every answer below it."
 YOURS = "Your own question"
 MASKS = (("the text is complete", "full"), ("the text is being written", "streaming"))
+UNLIKE = f"{OWN} has learned longer than the others; {COMMON_BUDGET} had the training that they had."
 DEFAULT_DECODERS = ("ntp", "mtp_vocalnet")
 DEFAULT_STEPS = (1, 3)
 
@@ -47,6 +48,7 @@ class Settings:
     seed: gr.Number
     mask: gr.Radio
     is_judged: gr.Checkbox
+    temperature: gr.Slider
 
     def components(self) -> list[Any]:
         """Returns the components in that order."""
@@ -79,7 +81,7 @@ def tab(app: App) -> Settings:
             chosen = gr.CheckboxGroup([(e.text, n) for n, e in enumerate(EXAMPLES)], value=[0], label="Questions")
             with gr.Accordion(YOURS, open=False):
                 own = record(YOURS)
-            more = gr.Accordion("Rounds, seed, mode", open=False)
+            more = gr.Accordion("Rounds, sampling, mode", open=False)
         with gr.Column(min_width=300):
             settings = _settings(app, more)
             extent = gr.HTML()
@@ -126,7 +128,8 @@ def _settings(app: App, more: gr.Accordion) -> Settings:
     model = app.model
     names = [name for name in DEFAULT_DECODERS if name in model.decoders] or list(model.decoders[:1])
     n_steps = max(model.max_tokens_per_step, MOST_STEPS)
-    decoders = gr.CheckboxGroup(list(model.decoders), value=names, label="Decoders")
+    unlike = UNLIKE if COMMON_BUDGET in model.decoders else None
+    decoders = gr.CheckboxGroup(list(model.decoders), value=names, label="Decoders", info=unlike)
     steps = gr.CheckboxGroup(list(range(1, n_steps + 1)), value=list(DEFAULT_STEPS), label="Tokens per step")
     policies = gr.CheckboxGroup(list(model.policies), value=list(model.policies[:1]), label="Policies")
     is_judged = gr.Checkbox(label="Judge what is heard: WER and DNSMOS, about a second per answer", container=False)
@@ -136,7 +139,10 @@ def _settings(app: App, more: gr.Accordion) -> Settings:
         )
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
         mask = gr.Radio(list(MASKS), value="full", label="The talker speaks when")
-    return Settings(decoders, steps, policies, rounds, seed, mask, is_judged)
+        temperature = gr.Slider(
+            0.0, 1.5, value=0.0, step=0.05, label="Temperature", info="0: greedy; the seed is of draws."
+        )
+    return Settings(decoders, steps, policies, rounds, seed, mask, is_judged, temperature)
 
 
 def _results(app: App) -> Results:
@@ -252,11 +258,12 @@ def _publish(app: App, settings: Settings) -> None:
         seed: int,
         mask: str,
         is_judged: bool,
+        temperature: float,
     ) -> Views:
         for clip in questions or []:
             check_clip(clip)
         asked = [Question(clip, words_of(clip)) for clip in questions or []]
-        found = order(app, asked, decoders, tokens_per_step, policies, rounds, seed, mask, is_judged)
+        found = order(app, asked, decoders, tokens_per_step, policies, rounds, seed, mask, is_judged, temperature)
         reports = dict[Cell, Report]()
         for items in arrivals(lambda: found.stream(app.model), is_alone=True):
             reports |= {item.cell: item for item in items if isinstance(item, Report)}

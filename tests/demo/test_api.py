@@ -54,6 +54,7 @@ def test_exactly_the_documented_endpoints_are_public(client):
             "seed",
             "mask",
             "is_judged",
+            "temperature",
         ],
         "/stream": ["audio", *DECODING, "text", *SPEAKING],
         "/token_stats": ["run_file"],
@@ -167,6 +168,15 @@ def test_speedup_lab(client, tmp_path):
     assert len(Path(table).read_text().splitlines()) == 41
 
 
+def test_a_lab_draws_at_the_temperature_that_is_asked_for(client):
+    one = ([handle_file(CLIP)], ["mtp_vocalnet"], [3], ["fixed"], 1, 0, "full", False)
+    drawn, archive = client.predict(*one, 0.8, api_name="/speedup_lab")
+    greedy, _ = client.predict(*one, api_name="/speedup_lab")
+    assert (drawn["temperatures"], greedy["temperatures"]) == ([0.8], [0.0])
+    with zipfile.ZipFile(archive) as files:
+        assert "runs/mtp_vocalnet-3-T=0.8-question-1.zip" in files.namelist()
+
+
 def test_a_lab_that_cannot_be_run_is_refused_in_a_sentence(client, tmp_path):
     ask = [handle_file(CLIP)]
     for wrong, words in (
@@ -178,6 +188,12 @@ def test_a_lab_that_cannot_be_run_is_refused_in_a_sentence(client, tmp_path):
     ):
         with pytest.raises(AppError, match=words):
             client.predict(*wrong, 0, "full", False, api_name="/speedup_lab")
+    for name, wrong in (
+        ("/speedup_lab", (ask, ["ntp"], [1], ["fixed"], 1, None, "full", False)),
+        ("/latency", (ask[0], 1, "ntp", 1, "fixed", 0.0, None)),
+    ):
+        with pytest.raises(AppError, match="Seed is empty"):
+            client.predict(*wrong, api_name=name)
     text = tmp_path / "text.wav"
     text.write_text("no sound")
     with pytest.raises(AppError, match="cannot be read as audio"):

@@ -119,7 +119,8 @@ class BatchSession:
     """Decodes a batch whose texts arrive together; an own talker's session is the batch of one.
 
     A speech row runs as soon as all text that its mask can show has arrived, and under the full mask when the text is
-    complete, so how the text is cut into pushes never changes a token.
+    complete, so how the text is cut into pushes never changes a token, but for what mtp_deepseek's modules propose
+    after a row that waited for them when text came (`Stream`).
     """
 
     def __init__(self, talker: Talker, options: DecodeOptions, batch: int = 1) -> None:

@@ -8,7 +8,8 @@ caches of text filled from the decoder's output, speech rotated by the length of
 Adaptive policies. What verification rejects is rewound before the modules run, so caches hold kept tokens only. Where
 `confidence` stops before the last module, the modules that did not run are behind: their rows run together with those
 of a later step, at the latest when text arrives or `MAX_BEHIND` rows wait. Either way cached logits stay those of
-teacher forcing.
+teacher forcing. The exception are modules that are fed tokens (mtp_deepseek): what they made of one that was rejected,
+or not known yet when text arrived, stays; it costs good proposals.
 
 Letters: B batch, n positions or rows of a pass, K tokens per step, m proposed tokens to verify, D LLM width.
 """
