@@ -32,7 +32,7 @@ READY = "Choose what to compare, then press Run."
 NOTHING = "One row per decoder, tokens per step and policy appears here, and the sound of every answer below it."
 YOURS = "Your own question"
 MASKS = (("the text is complete", "full"), ("the text is being written", "streaming"))
-UNLIKE = f"{OWN} has learned longer than the others; {COMMON_BUDGET} had the training that they had."
+UNLIKE = f"{OWN} has learned longer than the others; {COMMON_BUDGET} was trained as they were."
 DEFAULT_DECODERS = ("ntp", "mtp_vocalnet")
 DEFAULT_STEPS = (1, 3)
 
@@ -140,7 +140,7 @@ def _settings(app: App, more: gr.Accordion) -> Settings:
         seed = gr.Number(0, label="Seed", precision=0, minimum=0)
         mask = gr.Radio(list(MASKS), value="full", label="The talker speaks when")
         temperature = gr.Slider(
-            0.0, 1.5, value=0.0, step=0.05, label="Temperature", info="0: greedy; the seed is of draws."
+            0.0, 1.5, value=0.0, step=0.05, label="Temperature", info="0: greedy; above, drawn by the seed."
         )
     return Settings(decoders, steps, policies, rounds, seed, mask, is_judged, temperature)
 
