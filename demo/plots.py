@@ -90,7 +90,7 @@ def _name_points(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
             extent.translated(pixels * side * along - (side < 0) * extent.width, pixels * up)
             for side, along, up in LABEL_PLACES
         ]
-        best = min(range(len(boxes)), key=lambda n: _area(boxes[n], axes.bbox, taken) + n)
+        best = min(range(len(boxes)), key=lambda n: _covered(boxes[n], axes.bbox, taken) + n)
         taken.append(boxes[best])
         side, along, up = LABEL_PLACES[best]
         axes.annotate(
@@ -105,7 +105,7 @@ def _name_points(axes: Axes, cells: Sequence[Mapping[str, Any]]) -> None:
         )
 
 
-def _area(box: Bbox, inside: Bbox, taken: Sequence[Bbox]) -> float:
+def _covered(box: Bbox, inside: Bbox, taken: Sequence[Bbox]) -> float:
     """Returns how much of a box is outside of a frame or lies on others, in square pixels."""
     shared = [Bbox.intersection(box, other) for other in (inside, *taken)]
     areas = [0.0 if common is None else common.width * common.height for common in shared]

@@ -207,7 +207,7 @@ def evaluate(
         ),
     ] = None,
     n: Annotated[
-        int | None, typer.Option(help="Questions: 330 of heldout; of each set of a benchmark, all.", min=1)
+        int | None, typer.Option(help="Questions: 330 of heldout; all of a list, or of each set of a benchmark.", min=1)
     ] = None,
     n_speech: Annotated[
         int | None, typer.Option(help="How many answers are judged by ear: 100, or 200 of a grid.", min=0)

@@ -12,14 +12,12 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
 import vocalnet
 from train.common import load_recipes
 from train.stages import STAGES, begin
 from vocalnet.checkpoint import NANO
 from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
-from vocalnet.training.stage_align import move
 from vocalnet.vocoder.flow import Flow
 
 ROOT = Path(__file__).parents[2]
@@ -61,13 +59,6 @@ def test_a_stage_starts_from_the_checkpoint_or_afresh(tmp_path):
         flow = begin(replace(recipe, config=config), "flow", lambda: Flow(recipe.model.flow))
         weight = flow.state_dict()["encoder_proj.weight"]
         assert torch.equal(weight, shipped["encoder_proj.weight"].float()) == is_shipped
-
-
-def test_a_share_of_what_was_learned_is_taken():
-    module, target = nn.Linear(2, 2), nn.Linear(2, 2)
-    before = module.weight.detach().clone()
-    move(module, target, 0.25)
-    torch.testing.assert_close(module.weight.detach(), 0.75 * before + 0.25 * target.weight.detach())
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,7 @@
 
 Instead of LoRA the LLM may get speech experts (`method: experts`), which leave its text weights alone; or nothing
 (`method: hearing`): then the encoder trains with the adaptor, on an LLM that has been aligned before. The paper's
-encoder stays frozen, having heard far more than any clips at hand; nano's has not. Only a share of what was learned is
-taken, as the average of the weights before and after (WiSE-FT, arXiv 2109.01903).
+encoder stays frozen, having heard far more than any clips at hand; nano's has not.
 
 Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
 embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
@@ -11,7 +10,6 @@ embeddings (a deliberate addition to the paper's stage 1, for a small LLM and li
 
 from __future__ import annotations
 
-import copy
 from pathlib import Path
 from typing import Any
 
@@ -53,13 +51,6 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
     return add_lora(model.llm, **options["lora"])
 
 
-@torch.no_grad()
-def move(module: nn.Module, target: nn.Module, share: float) -> None:
-    """Moves a module's weights a share of the way to another's, in place."""
-    for weight, there in zip(module.parameters(), target.parameters(), strict=True):
-        weight.lerp_(there, share)
-
-
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
     """Trains in place the adaptor of `model`, with LoRA weights, merged into its LLM, experts, or its encoder.
 
@@ -69,7 +60,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             answered, "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone;
             "lists" of clips ("train" alone by default), of which those without an answer have the adaptor's losses only
             (the LLM, which was never told to write down lists of words, would mislead);
-            "masked": zero stretches of the clips (SpecAugment); "share": of what "hearing" taught, 1 for all.
+            "masked": zero stretches of the clips (SpecAugment).
 
     Raises:
         ValueError: there is no such method, or the LLM cannot have experts.
@@ -120,10 +111,7 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
 
     modules: dict[str, nn.Module] = {"adaptor": model.adaptor}
     modules |= {"encoder": model.encoder} if options.get("method") == "hearing" else {"llm": model.llm}
-    before = copy.deepcopy(modules) if "share" in options else {}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
-    for name, module in before.items():
-        move(modules[name], module, 1 - options["share"])
     if lora is not None:
         lora.merge_and_unload()  # in place: it wraps model.llm
     model.requires_grad_(False)
