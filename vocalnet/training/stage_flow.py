@@ -5,7 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from vocalnet.training.answers import Answers
@@ -21,7 +20,7 @@ def train_flow(flow: Flow, answers: Answers, data: Path, folder: Path, options: 
         options: "loop" (LoopConfig), "batch_size", "bf16", "prior" (weight, see `flow_matching_loss`).
     """
     loop = LoopConfig(**options["loop"])
-    units = [torch.from_numpy(np.load(data / "units" / f"{name}.npy")) for name in answers.names]
+    units = answers.units(data)
     order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
     config = flow.config
     ratio = config.token_mel_ratio
