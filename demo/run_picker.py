@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import gradio as gr
@@ -120,8 +120,9 @@ def run_picker(app: App, has_player: bool, label: str = "A run of this visit") -
 
 def about_run(run: Run) -> dict[str, Any]:
     """Returns where a run comes from, as plain JSON types."""
-    names = ("model", "revision", "decoder", "question", "device", "versions", "date")
-    return {name: getattr(run, name) for name in names}
+    names = ("model", "revision", "decoder", "question", "device", "versions", "date", "voice")
+    sound = None if run.sound is None else asdict(run.sound)
+    return {name: getattr(run, name) for name in names} | {"sound": sound}
 
 
 def _choices(visit: Visit) -> list[str]:

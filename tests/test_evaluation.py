@@ -150,6 +150,10 @@ def test_load_items_resolves_paths_and_names_faults(tmp_path):
     path.write_text('{"a": 1}')
     with pytest.raises(ValueError, match="list of objects"):
         load_items(path)
+    for audio in ("null", "3"):
+        path.write_text(f'[{{"id": "a", "key": "x", "audio": {audio}}}]')
+        with pytest.raises(ValueError, match=r"Item 0 of the set .* names no audio"):
+            load_items(path)
     with pytest.raises(ValueError, match="Cannot read the set"):
         load_items(tmp_path / "missing.json")
 

@@ -12,13 +12,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-import torch
 from fakes import FakeModel
 
-from vocalnet import DecodeOptions, RepetitionPenalty, runs
-from vocalnet.decoder.kernels import PackedLinear
+import vocalnet
+from vocalnet import DecodeOptions, RepetitionPenalty, VocoderOptions, runs
 from vocalnet.decoder.options import RepetitionAware
 from vocalnet.events import AudioChunk, Finished, SpeechTokens, TextDelta
+from vocalnet.provenance import fingerprint
 from vocalnet.run_reader import FILES
 
 OPTIONS = DecodeOptions(
@@ -37,7 +37,8 @@ OPTIONS = DecodeOptions(
 def run(tiny_model, question) -> runs.Run:
     """A recorded answer of a tiny model."""
     events = list(tiny_model.stream(audio=question, options=OPTIONS))
-    return runs.record(tiny_model, events, OPTIONS, "What is two plus two?")
+    voice, sound = "/some/where/anna.wav", VocoderOptions(n_steps=4, chunk=5)
+    return runs.record(tiny_model, events, OPTIONS, "What is two plus two?", voice, sound)
 
 
 @pytest.fixture
@@ -85,19 +86,28 @@ def test_a_manifest_names_what_a_reader_looks_for(files):
     expected = {"model", "revision", "decoder", "tokens_per_step", "policy", "seed", "versions", "device", "timings"}
     assert expected <= set(manifest)
     assert (manifest["tokens_per_step"], manifest["policy"], manifest["seed"]) == (2, "fixed", 7)
+    assert (manifest["voice"], manifest["sound"]["n_steps"]) == ("anna.wav", 4)
     assert manifest["timings"]["total"] > 0
     assert soundfile.info(io.BytesIO(files["audio.wav"])).subtype == "PCM_16"
 
 
 def test_the_fingerprint_follows_the_weights_and_not_the_kernel(tiny_model):
-    before = runs.fingerprint(tiny_model)
-    changed = copy.deepcopy(tiny_model)
-    changed.talker.embedding.weight[0, 0] += 1
-    assert runs.fingerprint(changed) != before
-    repacked = copy.deepcopy(tiny_model)
-    name, linear = next((n, m) for n, m in repacked.named_modules() if isinstance(m, torch.nn.Linear))
-    repacked.set_submodule(name, PackedLinear(linear))
-    assert runs.fingerprint(repacked) == before == runs.fingerprint(tiny_model)
+    before = fingerprint(tiny_model)
+    changed, last = copy.deepcopy(tiny_model), before
+    for name, weight in changed.named_parameters():
+        weight.data += 0.5
+        assert fingerprint(changed) != last, name
+        last = fingerprint(changed)
+    rearranged = copy.deepcopy(tiny_model)
+    rearranged.use_kernel("packed")
+    assert fingerprint(rearranged) == before == fingerprint(tiny_model)
+
+
+def test_another_decoder_is_another_model():
+    packed = vocalnet.load("nano")
+    other = packed.with_decoder("ntp")
+    assert fingerprint(other) != fingerprint(packed) == fingerprint(other.with_decoder(packed.decoders[0]))
+    assert fingerprint(packed) == fingerprint(vocalnet.load("nano", kernel="plain"))
 
 
 def test_a_run_needs_a_finished_spoken_answer(question):
@@ -107,6 +117,13 @@ def test_a_run_needs_a_finished_spoken_answer(question):
         runs.record(model, events[:-1], OPTIONS)
     with pytest.raises(ValueError, match="text only"):
         runs.record(model, list(model.stream(audio=question, speech=False)), OPTIONS)
+
+
+def test_a_run_of_an_earlier_program_is_read(run, files, tmp_path):
+    manifest = json.loads(files["run.json"])
+    del manifest["voice"], manifest["sound"]
+    loaded = runs.load(write_zip(tmp_path / "old.zip", {**files, "run.json": json.dumps(manifest).encode()}))
+    assert (loaded.voice, loaded.sound, loaded.options) == (None, None, run.options)
 
 
 def test_a_replay_keeps_the_measured_pace(run):
@@ -177,6 +194,10 @@ DAMAGES = {
     ),
     "no total": (lambda f: edited(f, "run.json", b'"total"', b'"totally"'), "the timings lack total"),
     "no first text": (lambda f: edited(f, "run.json", b'"first_text"', b'"first"'), "the timings lack first_text"),
+    "half a character": (lambda f: edited(f, "run.json", b"What is two", rb"What \ud800 two"), "surrogates"),
+    "half a character, raw": (lambda f: edited(f, "run.json", b"What is two", b"What \xed\xa0\x80 two"), "utf-8"),
+    "odd vocoder": (lambda f: edited(f, "run.json", b'"style": "exact"', b'"style": "odd"'), "cannot be used"),
+    "many heads": (lambda f: edited(f, "events.jsonl", b'"head": 0', b'"head": 20000000'), "from 0 to 63"),
     "negative head": (lambda f: edited(f, "events.jsonl", b'"head": 0', b'"head": -1'), "from 0"),
     "candidates": (lambda f: edited(f, "events.jsonl", b'"likeliest": [[', b'"likeliest": [["x", '), "pairs"),
     "cut short": (lambda f: {**f, "events.jsonl": b""}, "does not end with Finished"),

@@ -109,8 +109,11 @@ def load_items(path: str | Path) -> list[dict[str, Any]]:
         raise ValueError(f"Cannot read the set {path}: {error.strerror}. Give 'heldout' or a JSON file.") from error
     except ValueError as error:
         raise ValueError(f"The set {path} is not JSON ({error}). Give a JSON list of items.") from error
-    if not isinstance(items, list) or not all(isinstance(item, dict) and "audio" in item for item in items):
+    if not isinstance(items, list) or not all(isinstance(item, dict) for item in items):
         raise ValueError(f"The set {path} must be a JSON list of objects, each with id, audio and key.")
+    for number, item in enumerate(items):
+        if not isinstance(item.get("audio"), str):
+            raise ValueError(f"Item {number} of the set {path} names no audio: give the path of a recording.")
     return [{**item, "audio": str(path.parent / item["audio"])} for item in items]
 
 

@@ -37,8 +37,7 @@ from vocalnet.metrics.speedup import bounds_of, measured, nominal, tokens_per_se
 from vocalnet.metrics.tokens import agreement, token_summary
 from vocalnet.metrics.wer import difference, errors_in, normalise, rate
 from vocalnet.model import VocalNet
-from vocalnet.provenance import provenance
-from vocalnet.runs import fingerprint
+from vocalnet.provenance import fingerprint, provenance
 from vocalnet.sounding import cost, streamed_wave, whole_wave
 from vocalnet.vocoder.token2wav import Token2Wav
 

@@ -301,7 +301,7 @@ class _Bench:
         """Returns the median over rounds, which draw other tokens where they are drawn without a seed."""
         rounds = self.trials[cell]
         sums = [(sum(t.n_tokens for t in trials), sum(t.talker_s for t in trials)) for trials in rounds]
-        return statistics.median(n / seconds for n, seconds in sums)
+        return statistics.median(n / seconds if n else 0.0 for n, seconds in sums)
 
 
 def _rounded(value: Any, digits: int | None) -> Any:

@@ -1,16 +1,22 @@
-"""Where a number comes from: the machine, the date and the code of a measurement."""
+"""Where a number comes from: the machine, the date, the code and the weights of a measurement."""
 
 from __future__ import annotations
 
 import datetime
+import hashlib
 import importlib.metadata
 import os
 import platform
 import subprocess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from torch import nn
 
 ROOT = Path(__file__).parents[1]
+FINGERPRINT_VALUES = 16  # of each tensor, evenly spread: training moves all of them
+FIRST_FINGERPRINT = "first_fingerprint"  # where a module keeps the one that it had before it was rearranged
 
 
 def provenance(seed: int | None = None) -> dict[str, Any]:
@@ -26,6 +32,29 @@ def provenance(seed: int | None = None) -> dict[str, Any]:
     }
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     return {"machine": machine, "date": date, "seed": seed, "commit": code_version()}
+
+
+def fingerprint(module: nn.Module) -> str:
+    """Returns twelve hex digits that tell two models' weights apart, from a few values of every parameter.
+
+    What a kernel has rearranged counts as it was before (`keep_fingerprint`): that makes no other model.
+    """
+    known = module.__dict__.get(FIRST_FINGERPRINT)
+    if known is not None:
+        return str(known)
+    digest = hashlib.sha256()
+    for name, weight in module.named_parameters(recurse=False):
+        values = weight.detach().flatten()
+        values = values[:: max(1, values.numel() // FINGERPRINT_VALUES)][:FINGERPRINT_VALUES]
+        digest.update(f"{name} {tuple(weight.shape)}".encode() + values.double().cpu().numpy().tobytes())
+    for name, child in module.named_children():
+        digest.update(f"{name} {fingerprint(child)}".encode())
+    return digest.hexdigest()[:12]
+
+
+def keep_fingerprint(module: nn.Module) -> None:
+    """Makes a module remember its fingerprint, before its weights are rearranged."""
+    setattr(module, FIRST_FINGERPRINT, fingerprint(module))
 
 
 def peak_memory_mb() -> float | None:

@@ -21,7 +21,15 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from vocalnet.config import AdaptorConfig, EncoderConfig, VocalNetConfig
-from vocalnet.decoder.keys import ADAPTOR_PREFIX, RELEASED_KEYS, TALKER_PREFIX, Table, check_keys, our_key, their_key
+from vocalnet.decoder.keys import (
+    ADAPTOR_PREFIX,
+    RELEASED_KEYS,
+    TALKER_PREFIX,
+    Table,
+    check_keys,
+    check_weights,
+    our_key,
+)
 from vocalnet.decoder.load import released_config
 from vocalnet.encoder import CONV_STRIDE, MEL_RATE_HZ
 from vocalnet.model import VocalNet
@@ -224,14 +232,7 @@ def check_fit(model: VocalNet, found: Mapping[str, Tensor], where: str, elsewher
     """Compares the weights found with a model's; arguments and errors as in `empty_model`."""
     tied = ("llm.lm_head.",) if model.llm.config.tie_word_embeddings else ()
     expected = {k: weight for k, weight in model.state_dict().items() if not k.startswith((*tied, *elsewhere))}
-    check_keys(expected, found, where, MODEL_KEYS)
-    wrong = [
-        f"{their_key(key, MODEL_KEYS)} is {tuple(found[key].shape)} instead of {tuple(weight.shape)}"
-        for key, weight in expected.items()
-        if found[key].shape != weight.shape
-    ]
-    if wrong:
-        raise ValueError(f"{where} does not fit its config.json. {'; '.join(wrong)}")
+    check_weights(expected, found, where, MODEL_KEYS)
 
 
 def model_config(values: dict[str, Any], found: Mapping[str, Tensor], n_encoder_heads: int | None) -> VocalNetConfig:

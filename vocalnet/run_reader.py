@@ -22,15 +22,18 @@ from vocalnet.audio import FULL_SCALE
 from vocalnet.config import from_dict
 from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
 from vocalnet.events import AudioChunk, Candidates, Event, Finished, Result, SpeechTokens, TextDelta, Timings, TokenStat
+from vocalnet.vocoder.options import VocoderOptions
 
 VERSION = 1
 MANIFEST, EVENTS, AUDIO = FILES = ("run.json", "events.jsonl", "audio.wav")
 
 TEXT, WHOLE, NUMBER, FLAG = (str,), (int,), (int, float), (bool,)
 LIST, OBJECT = (list,), (dict,)
-LATER_OPTIONS = {"text_chunk": None, "speech_chunk": None}  # of decoding: earlier programs did not write them
+LATER_FIELDS = {"voice": None, "sound": None}  # of the manifest: earlier programs did not write them
+LATER_OPTIONS = {"text_chunk": None, "speech_chunk": None}  # of decoding: nor these
 MAX_ANSWER_S = 3600.0  # of an answer's events: nobody waits for longer
 MAX_NUMBER = 2.0**53  # whole numbers are exact up to here
+MAX_HEADS = 64  # of a talker: no one has trained as many
 Kinds = dict[str, tuple[type, ...]]  # the fields of a JSON object and the types that each may have
 MANIFEST_FIELDS: Kinds = {
     "version": WHOLE,
@@ -41,6 +44,8 @@ MANIFEST_FIELDS: Kinds = {
     "policy": TEXT,
     "seed": (int, type(None)),
     "options": OBJECT,
+    "voice": (str, type(None)),
+    "sound": (dict, type(None)),
     "question": TEXT,
     "text": TEXT,
     "warnings": LIST,
@@ -64,8 +69,8 @@ STAT_FIELDS: Kinds = {"head": WHOLE, "entropy": NUMBER, "max_prob": NUMBER, "log
 CANDIDATE_FIELDS: Kinds = {"token": WHOLE, "likeliest": LIST}
 
 
-def read(path: Path, max_bytes: int) -> tuple[dict[str, Any], DecodeOptions, list[Event]]:
-    """Returns the manifest, the decoding options and the events of a run's folder or ZIP.
+def read(path: Path, max_bytes: int) -> tuple[dict[str, Any], DecodeOptions, VocoderOptions | None, list[Event]]:
+    """Returns the manifest, the options of decoding and of the vocoder, and the events of a run's folder or ZIP.
 
     Raises:
         ValueError: it is missing, damaged, too large, of another version, or something else; the message says where.
@@ -77,14 +82,15 @@ def read(path: Path, max_bytes: int) -> tuple[dict[str, Any], DecodeOptions, lis
             f"{MANIFEST} has version {manifest['version']}; this program reads version {VERSION}. "
             "Update VocalNet, or record the run again."
         )
-    _object(manifest, MANIFEST_FIELDS, MANIFEST)
+    manifest = _object({**LATER_FIELDS, **manifest}, MANIFEST_FIELDS, MANIFEST)
     _numbers(manifest["timings"], f"{MANIFEST}: timings")
     missing = [name for name in TIMES if name not in manifest["timings"]]
     if missing:
         raise ValueError(f"{MANIFEST}: the timings lack {', '.join(missing)}. Export the run again.")
     samples = _read_wav(files[AUDIO], manifest["sample_rate_hz"])
     events, end_s = _events(files[EVENTS], samples, manifest["sample_rate_hz"])
-    return manifest, _options(manifest), [*events, Finished(_fold(events, manifest, samples), end_s)]
+    events.append(Finished(_fold(events, manifest, samples), end_s))
+    return manifest, _options(manifest), _sound(manifest), events
 
 
 # --- files ---
@@ -152,7 +158,7 @@ def _read_wav(data: bytes, sample_rate_hz: int) -> np.ndarray:
 
 
 def _parse(text: bytes, where: str) -> Any:
-    """Returns a JSON value; numbers that are none, infinite or beyond all measure are refused."""
+    """Returns a JSON value; numbers that are none, infinite or beyond all measure, and half characters are refused."""
 
     def number(digits: str) -> float:
         value = float(digits)
@@ -161,7 +167,10 @@ def _parse(text: bytes, where: str) -> Any:
         return int(digits) if digits.lstrip("-").isdigit() else value
 
     try:
-        return json.loads(text, parse_float=number, parse_int=number, parse_constant=number)
+        value = json.loads(text.decode("utf-8"), parse_float=number, parse_int=number, parse_constant=number)
+        if rb"\u" in text:  # one half of a surrogate pair may be written so, but no page can show it
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        return value
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{where} is not valid JSON ({error}). Export the run again.") from error
 
@@ -235,8 +244,10 @@ def _event(kind: str, values: dict[str, Any], t_s: float, where: str) -> Event:
         return Timings(values["stages"], t_s)
     stats = [TokenStat(**_object(stat, STAT_FIELDS, f"{where}: a statistic")) for stat in values["stats"]]
     made = [_candidates(entry, f"{where}: a candidate") for entry in values["candidates"]]
-    if any(type(token) is not int for token in values["tokens"]) or any(stat.head < 0 for stat in stats):
-        raise ValueError(f"{where}: tokens and heads must be whole numbers from 0.")
+    if any(type(token) is not int for token in values["tokens"]):
+        raise ValueError(f"{where}: tokens must be whole numbers.")
+    if any(not 0 <= stat.head < MAX_HEADS for stat in stats):
+        raise ValueError(f"{where}: a head is a whole number from 0 to {MAX_HEADS - 1}.")
     if made and len(made) != len(stats):
         raise ValueError(f"{where}: there are {len(stats)} statistics, but candidates for {len(made)}.")
     return SpeechTokens(values["tokens"], stats, t_s, made, values["stages"])
@@ -282,3 +293,13 @@ def _options(manifest: dict[str, Any]) -> DecodeOptions:
         return from_dict(DecodeOptions, values, f"{MANIFEST}: options")
     except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{MANIFEST} has options that cannot be used ({error}).") from error
+
+
+def _sound(manifest: dict[str, Any]) -> VocoderOptions | None:
+    """Returns how the vocoder was to speak; the options check themselves."""
+    if manifest["sound"] is None:
+        return None
+    try:
+        return from_dict(VocoderOptions, manifest["sound"], f"{MANIFEST}: sound")
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{MANIFEST} has vocoder options that cannot be used ({error}).") from error

@@ -1,15 +1,15 @@
 """Run files: one recorded answer as `run.json`, `events.jsonl` and `audio.wav`, in a folder or in a ZIP.
 
-run.json says what was asked of which model (model, revision, decoder, decoding options, versions, device) and how long
-each stage took; events.jsonl holds the events of the answer, one a line, each with its time; audio.wav the samples of
-all `AudioChunk` events in their order, 16 bits. The page exports runs, draws their statistics and replays them.
+run.json says what was asked of which model (model, revision, decoder, decoding options, voice and vocoder options,
+versions, device) and how long each stage took; events.jsonl holds the events of the answer, one a line, each with its
+time; audio.wav the samples of all `AudioChunk` events in their order, 16 bits. The page exports runs, draws their
+statistics and replays them.
 """
 
 from __future__ import annotations
 
 import datetime
 import functools
-import hashlib
 import json
 import os
 import platform
@@ -29,12 +29,12 @@ from vocalnet.audio import write_wav
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.events import AudioChunk, Candidates, Event, Finished, Result, SpeechTokens
 from vocalnet.files import atomic_path
-from vocalnet.provenance import code_version
+from vocalnet.provenance import code_version, fingerprint
 from vocalnet.run_reader import AUDIO, EVENTS, FILES, MANIFEST, VERSION
+from vocalnet.vocoder.options import VocoderOptions
 
 MAX_BYTES = 64 * 2**20  # of the three files together, unpacked: twenty minutes of speech
 ZIP_DATE = (1980, 1, 1, 0, 0, 0)  # equal runs make equal files
-FINGERPRINT_VALUES = 8  # of each tensor: training moves all of them
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,8 @@ class Run:
         versions: of the code, torch and Python.
         date: when it was recorded, UTC.
         events: all events of the answer, `Finished` last.
+        voice: name of the voice that was asked for, None: the vocoder's default.
+        sound: how the vocoder was to speak, None: as the checkpoint says.
     """
 
     model: str
@@ -62,6 +64,8 @@ class Run:
     versions: dict[str, str]
     date: str
     events: tuple[Event, ...]
+    voice: str | None = None
+    sound: VocoderOptions | None = None
 
     @property
     def result(self) -> Result:
@@ -77,7 +81,14 @@ class Run:
         return found if len(found) == len(self.result.stats) else []
 
 
-def record(model: Any, events: Sequence[Event], options: DecodeOptions | None = None, question: str = "") -> Run:
+def record(
+    model: Any,
+    events: Sequence[Event],
+    options: DecodeOptions | None = None,
+    question: str = "",
+    voice: str | None = None,
+    sound: VocoderOptions | None = None,
+) -> Run:
     """Returns the run of a finished answer.
 
     Args:
@@ -85,6 +96,7 @@ def record(model: Any, events: Sequence[Event], options: DecodeOptions | None = 
         events: all events of `model.stream(...)`.
         options: what the stream was given; None: the talker's default.
         question: the words of the question, where they are known.
+        voice, sound: what the stream was given; of a voice's path its name is kept.
 
     Raises:
         ValueError: the answer is not finished, or in text only.
@@ -103,27 +115,14 @@ def record(model: Any, events: Sequence[Event], options: DecodeOptions | None = 
         versions=_versions(),
         date=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         events=tuple(events),
+        voice=None if voice is None else Path(voice).name,
+        sound=sound,
     )
 
 
 def revision(model: Any) -> str:
     """Returns which weights a model has: the checkpoint's own word for it, otherwise their fingerprint."""
     return str(model.card.get("revision") or fingerprint(model))
-
-
-def fingerprint(model: torch.nn.Module) -> str:
-    """Returns twelve hex digits that tell two models' weights apart, from the first few values of many tensors.
-
-    Linear layers and convolutions are left out: kernels rearrange them (`decoder.kernels`), which makes no other model.
-    """
-    digest = hashlib.sha256()
-    for name, module in model.named_modules():
-        if any(hasattr(module, sign) for sign in ("in_features", "in_channels", "plain_shape")):
-            continue
-        for key, weight in module.named_parameters(recurse=False):
-            values = weight.detach().flatten()[:FINGERPRINT_VALUES].double().cpu().numpy()
-            digest.update(f"{name}.{key} {tuple(weight.shape)}".encode() + values.tobytes())
-    return digest.hexdigest()[:12]
 
 
 @functools.cache
@@ -149,9 +148,9 @@ def load(path: str | Path, max_bytes: int = MAX_BYTES) -> Run:
     Raises:
         ValueError: it is missing, damaged, too large, of another version, or something else; the message says where.
     """
-    manifest, options, events = run_reader.read(Path(path), max_bytes)
-    names = ("model", "revision", "decoder", "question", "device", "versions", "date")
-    return Run(**{name: manifest[name] for name in names}, options=options, events=tuple(events))
+    manifest, options, sound, events = run_reader.read(Path(path), max_bytes)
+    names = ("model", "revision", "decoder", "question", "device", "versions", "date", "voice")
+    return Run(**{name: manifest[name] for name in names}, options=options, sound=sound, events=tuple(events))
 
 
 def save(run: Run, path: str | Path) -> Path:
@@ -195,6 +194,8 @@ def _write(run: Run, folder: Path) -> None:
         "decoder": run.decoder,
         **{name: options.pop(name) for name in ("tokens_per_step", "policy", "seed")},
         "options": options,
+        "voice": run.voice,
+        "sound": None if run.sound is None else asdict(run.sound),
         "question": run.question,
         "text": result.text,
         "warnings": result.warnings,

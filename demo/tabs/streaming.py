@@ -68,7 +68,7 @@ def tab(app: App) -> Talking:
                 make = functools.partial(session.stream, **request, options=options, **sounding)
                 for events, view in _play(turn, make, status, heard):
                     if isinstance(events[-1] if events else None, Finished):
-                        visit.add(runs.record(model, turn.events, options, words))
+                        visit.add(runs.record(model, turn.events, options, words, **sounding))
                     yield view
         except Exception as error:
             yield {status: render.status(explain(error), "problem"), heard: turn.ended(has_failed=True)}

@@ -115,7 +115,12 @@ def test_a_talker_without_adaptor_says_so(make_talker: Callable[..., Talker]) ->
 
 @pytest.mark.parametrize(
     ("fields", "message"),
-    [({"speech_generator_type": "ctc"}, "ar_mtp"), ({"mtp_num": 6}, "mtp_layers.5.decoder_layer")],
+    [
+        ({"speech_generator_type": "ctc"}, "ar_mtp"),
+        ({"mtp_num": 6}, "mtp_layers.5.decoder_layer"),
+        ({"special_tokens": 7}, r"speech_generator\.output_proj\.weight is .* instead of"),
+        ({"decoder_num_heads": 5}, "5 attention heads"),
+    ],
 )
 def test_released_configs_are_checked(tmp_path: Path, fields: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -54,6 +54,10 @@ def test_released_settings() -> None:
     [
         {"tokens_per_step": 0},
         {"temperature": -1.0},
+        {"temperature": float("nan")},
+        {"temperature": float("inf")},
+        {"seed": 2**64},
+        {"tau": float("nan")},
         {"top_k": 0},
         {"top_p": 0.0},
         {"max_tokens": 0},

@@ -102,6 +102,7 @@ def test_limits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None
     assert len(talker.generate(texts[0][None], replace(options, max_tokens=10, count="released"))) == 12
     tokens, logits = talker.generate(texts[0][None], replace(options, max_tokens=1, count="released"), True)
     assert len(tokens) == len(logits) == 0
+    assert logits.shape == (0, 49)
 
 
 def test_long_answers_outgrow_the_first_cache(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
@@ -113,12 +114,38 @@ def test_long_answers_outgrow_the_first_cache(make_talker: Callable[..., Talker]
     torch.testing.assert_close(logits, rows, atol=1e-3, rtol=1e-3)
 
 
+def test_text_after_the_cache_has_grown_sees_no_speech(make_talker: Callable[..., Talker]) -> None:
+    talker = make_talker(n_layers=1)
+    text = torch.randn(1, 110, 24, generator=torch.Generator().manual_seed(2))
+    options = replace(STREAMING, tokens_per_step=3, min_tokens=400, max_tokens=400)  # 256 slots are there at first
+    session = talker.session(options)
+    pushes = [session.push(text[:, a : a + 5], last=a == 105) for a in range(0, 110, 5)]
+    assert torch.equal(torch.cat(pushes), talker.generate(text, options))
+
+
+def test_without_max_tokens(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
+    talker = make_talker(n_layers=1, max_positions=160)  # speech starts at 128
+    options = DecodeOptions(tokens_per_step=1, min_tokens=5000)
+    assert len(talker.generate(texts[0], options)) == 32
+    published = replace(options, tokens_per_step=3, count="released")  # 2,048 with the start token, between steps
+    assert len(talker.generate(texts[0], published)) == 683 * 3
+    assert len(make_talker(n_layers=1, max_positions=64).generate(texts[0], options)) == 1
+
+
 def test_bfloat16_trains_and_speaks(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
     talker = make_talker().to(torch.bfloat16)
     session = talker.session(STREAMING)
     pushes = [session.push(texts[1][None, i : i + 5], last=i == 15) for i in range(0, 20, 5)]
     assert len(torch.cat(pushes)) == 60
     assert talker.loss(texts, [torch.arange(5)] * 4, "streaming").total.isfinite()
+
+
+def test_other_integers_and_empty_texts_are_learned_from(make_talker: Callable[..., Talker]) -> None:
+    talker, text = make_talker(), torch.randn(7, 24)
+    expected = talker.loss([text], [torch.arange(9)]).total
+    assert torch.equal(talker.loss([text], [torch.arange(9, dtype=torch.int32)]).total, expected)
+    assert talker.loss([text[:0]], [torch.arange(9)]).total.isfinite()
+    assert talker.logits([text[:0]], [torch.arange(9)], "full").isfinite().all()
 
 
 def test_statistics_are_of_the_raw_logits(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
@@ -171,6 +198,8 @@ def test_bad_input_is_explained(make_talker: Callable[..., Talker], texts: list[
         talker.generate(torch.zeros(1, 3, 25))
     with pytest.raises(ValueError, match="25 wide"):
         talker.loss([torch.zeros(3, 25)], [torch.arange(3)])
+    with pytest.raises(ValueError, match="as a list"):
+        talker.generate(torch.zeros(2, 3, 24))
     with pytest.raises(ValueError, match="at least one"):
         talker.generate([])
     with pytest.raises(ValueError, match="as many texts"):

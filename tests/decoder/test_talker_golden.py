@@ -5,6 +5,7 @@ Tolerances leave about ten times the measured movement between float32 and float
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 from typing import Any
 
@@ -101,6 +102,24 @@ def test_streamed_tokens(golden: Any, K: int, penalty: str) -> None:
         calls = [session.push(None if a is None else text[:, a:b], last=last) for a, b, last in plan]
         assert [len(call) for call in calls] == golden.expected[f"{name}.chunk_lens"].tolist()
         assert torch.equal(torch.cat(calls), golden.expected[f"{name}.tokens"])
+
+
+def test_a_call_that_starts_with_few_tokens_repeats_as_few(golden: Any) -> None:
+    """C_s = 4 < K - 1, which no recorded case has: said by an independent rewriting of the published loop."""
+    options = dataclasses.replace(DecodeOptions.released_streaming(6), speech_chunk=4, max_tokens=40)
+    session = golden.talker.session(options)
+    text = golden.inputs["stream_hidden.1"][:, :8]
+    assert session.push(text[:, :5]).tolist() == [6, 34, 44, 29]
+    rest = [12, 31, 38, 31, 20, 0, 29, 25, 35, 2, 17, 37, 1, 17, 34, 29, 29, 27, 46, 34, 20, 16, 36, 17, 39, 7]
+    assert session.push(text[:, 5:], last=True).tolist()[: len(rest)] == rest
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("options", [DecodeOptions.released(), DecodeOptions.released_streaming()])
+def test_released_decoding_in_half_precision(golden: Any, dtype: torch.dtype, options: DecodeOptions) -> None:
+    talker = copy.deepcopy(golden.talker).to(dtype)
+    tokens = talker.generate(golden.inputs["hidden.2"], dataclasses.replace(options, max_tokens=20, min_tokens=20))
+    assert len(tokens) >= 20
 
 
 def test_generate_streams_a_whole_text_in_chunks(golden: Any) -> None:

@@ -98,6 +98,8 @@ class Attention(nn.Module):
 
     def __init__(self, dim: int, n_heads: int) -> None:
         super().__init__()
+        if dim % n_heads:
+            raise ValueError(f"{n_heads} attention heads cannot share a width of {dim}: it must be a multiple of them")
         self.joined: JoinedLinear | None = None
         self.head_dim = dim // n_heads
         self.q_proj = nn.Linear(dim, dim, bias=False)
@@ -138,7 +140,7 @@ class Attention(nn.Module):
             qkv = torch.cat([self.q_proj(x), self.k_proj(x), self.v_proj(x)], -1)  # (B, n, 3 D)
         else:
             qkv = self.joined(x)
-        heads = qkv.view(B, n, -1, self.head_dim).transpose(1, 2)  # (B, 3 H, n, d)
+        heads = qkv.view(B, n, qkv.shape[-1] // self.head_dim, self.head_dim).transpose(1, 2)  # (B, 3 H, n, d)
         n_heads = heads.shape[1] // 3
         q, k = rotate(heads[:, : 2 * n_heads], rows).chunk(2, 1)
         return q, k, heads[:, 2 * n_heads :]

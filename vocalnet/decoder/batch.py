@@ -68,8 +68,10 @@ def collate(talker: Talker, hidden: Sequence[Tensor], speech_tokens: Sequence[Te
     if not hidden or len(hidden) != len(speech_tokens):
         raise ValueError(f"a batch needs as many texts as speech samples; got {len(hidden)} and {len(speech_tokens)}")
     config, head, device = talker.config, talker.head, talker.device
-    units = [tokens[tokens >= 0].to(device) for tokens in speech_tokens]
-    entering = units if rules.inputs is None else [tokens[tokens >= 0].to(device) for tokens in rules.inputs]
+    units, entering = (
+        [tokens[tokens >= 0].to(device, torch.long) for tokens in samples]
+        for samples in (speech_tokens, speech_tokens if rules.inputs is None else rules.inputs)
+    )
     if [len(unit) for unit in entering] != [len(unit) for unit in units]:
         raise ValueError("every sample of `inputs` must be as long as its speech tokens")
     ends = torch.tensor([len(unit) for unit in units], device=device)

@@ -131,9 +131,9 @@ class Lane:
         start, end = self.n_slots, self.n_slots + n
         if end > self.cache.capacity:
             capacity = max(end, 2 * self.cache.capacity)
-            extra = (0, capacity - self.cache.capacity)
+            more = self.order.new_full((len(self.order), capacity - self.cache.capacity), HIDDEN)  # `pad` rounds it
             self.cache.grow(capacity)
-            self.order = torch.nn.functional.pad(self.order, extra, value=HIDDEN)
-            self.opens = torch.nn.functional.pad(self.opens, extra, value=HIDDEN)
+            self.order = torch.cat([self.order, more], 1)
+            self.opens = torch.cat([self.opens, more], 1)
         self.n_slots = end
         return start

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from vocalnet import shards
 from vocalnet.decoder.backbone import Attention, SwiGLU, join
 from vocalnet.graphs import Graphable, Passes
+from vocalnet.provenance import keep_fingerprint
 from vocalnet.vocoder import estimator
 from vocalnet.vocoder.causal import RowConv1d
 from vocalnet.vocoder.hift import HiftConv1d
@@ -109,6 +110,8 @@ def use_kernel(module: nn.Module, kernel: str) -> None:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             check_kernel(kernel, part.weight.device, part.weight.dtype)
+    if kernel != "plain":
+        keep_fingerprint(module)
     KERNELS[kernel](module)
 
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
 
 Table = tuple[tuple[str, str | None], ...]
 
@@ -63,6 +65,22 @@ def check_keys(expected: Iterable[str], found: Iterable[str], where: str, table:
     ]
     if problems:
         raise ValueError(f"{where} does not fit its config.json. {'; '.join(problems)}")
+
+
+def check_weights(expected: Mapping[str, Tensor], found: Mapping[str, Tensor], where: str, table: Table = ()) -> None:
+    """Compares keys and shapes of weights, both under our names.
+
+    Raises:
+        ValueError: keys are missing or unexpected, or a weight has another shape; the message names every one of them.
+    """
+    check_keys(expected, found, where, table)
+    wrong = [
+        f"{their_key(key, table)} is {tuple(found[key].shape)} instead of {tuple(weight.shape)}"
+        for key, weight in expected.items()
+        if found[key].shape != weight.shape
+    ]
+    if wrong:
+        raise ValueError(f"{where} does not fit its config.json. {'; '.join(wrong)}")
 
 
 @functools.cache

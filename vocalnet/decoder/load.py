@@ -14,7 +14,7 @@ from torch import Tensor
 from vocalnet.adaptor import Adaptor
 from vocalnet.config import AdaptorConfig, TalkerConfig, from_dict
 from vocalnet.decoder.kernels import check_saveable
-from vocalnet.decoder.keys import ADAPTOR_PREFIX, RELEASED_KEYS, TALKER_PREFIX, check_keys, our_key
+from vocalnet.decoder.keys import ADAPTOR_PREFIX, RELEASED_KEYS, TALKER_PREFIX, check_weights, our_key
 from vocalnet.decoder.talker import Talker
 from vocalnet.shards import present, tensors, weight_files
 
@@ -43,7 +43,7 @@ def load_talker(folder: str | Path, device: str = "cpu", dtype: torch.dtype = to
         rate = from_dict(AdaptorConfig, values.get("adaptor") or {}, f"{folder / 'config.json'}: adaptor").rate
     with torch.device("meta"):  # the file's tensors become the weights: nothing is drawn, nothing is held twice
         talker = Talker(config, _empty_adaptor(weights, rate))
-    check_keys(talker.state_dict(), weights, str(folder), table)
+    check_weights(talker.state_dict(), weights, str(folder), table)
     talker.load_state_dict(weights, assign=True)
     return talker.to(device=device, dtype=dtype).eval()
 

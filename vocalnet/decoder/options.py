@@ -5,6 +5,7 @@ Letters: B batch, V_s speech vocabulary, n tokens of history, W window.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -81,7 +82,7 @@ class RepetitionPenalty:
         penalised = values / scale
         if self.sign_aware:
             penalised = penalised.where(values > 0, values * scale)
-        return columns.scatter(-1, index, penalised)[..., 1:]
+        return columns.scatter(-1, index, penalised.to(columns.dtype))[..., 1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,17 +171,19 @@ class DecodeOptions:
             raise ValueError("tokens_per_step must be at least 1")
         if self.n_candidates < 0:
             raise ValueError("n_candidates must be 0 (none) or positive")
-        if self.temperature < 0:
+        if not 0 <= self.temperature < math.inf:
             raise ValueError("temperature must be 0 (greedy) or positive")
+        if self.seed is not None and abs(self.seed) >= 2**53:
+            raise ValueError("seed must be a whole number below 2**53 (larger ones are not exact in JSON), or None")
         for name in ("top_k", "max_tokens", "text_chunk", "speech_chunk"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise ValueError(f"{name} must be at least 1, or None")
         if self.repetition_aware is not None and self.temperature == 0:
             raise ValueError("repetition_aware draws again; greedy decoding draws nothing: set a temperature")
-        if self.eps <= 0 or self.alpha <= 0:
+        if not (0 < self.eps < math.inf and 0 < self.alpha < math.inf):
             raise ValueError("eps and alpha must be positive")
-        if self.top_n < 1 or self.tau < 0:
+        if self.top_n < 1 or not 0 <= self.tau < math.inf:
             raise ValueError("top_n must be at least 1 and tau at least 0")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError("top_p must be above 0 and at most 1, or None")

@@ -43,7 +43,9 @@ def _speaking(
 class Spoken:
     """What one sample has said so far."""
 
-    def __init__(self) -> None:
+    def __init__(self, n_units: int = 0) -> None:
+        """`n_units`: V_s, the width of its logits where there are none."""
+        self._n_units = n_units
         self.tokens: list[int] = []  # without a final end token
         self.is_done = False
         self.has_ended = False  # by an end token, not by a limit
@@ -72,7 +74,7 @@ class Spoken:
     def logits(self) -> Tensor:
         """Returns the raw logits of the kept picks, the end token's too, (n_picked, V_s)."""
         kept = [row for row, (*_, is_kept) in zip(self._logits, self._proposals, strict=True) if is_kept]
-        return torch.stack(kept) if kept else torch.empty(0, 0)
+        return torch.stack(kept) if kept else torch.empty(0, self._n_units)
 
     def candidates(self, n: int) -> list[Candidates]:
         """Returns the n most likely tokens at each pick that the next `take_picks` will tell of."""
@@ -125,7 +127,7 @@ class BatchSession:
 
     def __init__(self, talker: Talker, options: DecodeOptions, batch: int = 1) -> None:
         self.stream = Stream(talker, options, batch)
-        self.samples = [Spoken() for _ in range(batch)]
+        self.samples = [Spoken(len(self.stream.embedding)) for _ in range(batch)]
         self._left: dict[int, Draws] = {}  # samples that no longer step with the batch, and the draws they have left
         self._waiting: list[Tensor] = []  # text that has come while the full mask waits for the rest
         self._n_returned = 0
@@ -262,7 +264,7 @@ class ReleasedSession:
 
     def __init__(self, talker: Talker, options: DecodeOptions) -> None:
         self.stream = Stream(talker, options)
-        self.spoken = Spoken()
+        self.spoken = Spoken(len(self.stream.embedding))
 
     @_speaking
     def push(self, hidden: Tensor | None, last: bool = False) -> Tensor:
@@ -270,13 +272,18 @@ class ReleasedSession:
         stream = self.stream
         config = stream.config
         stream.add_text(stream.embedding.new_empty(1, 0, config.llm_dim) if hidden is None else hidden)
+        is_first = stream.n_fed == 0
         stream.call_start = stream.sequence.shape[1]
+        # Where there are fewer than K tokens so far, the start token included, a later call goes on with so few a step.
+        n_repeated = min(stream.call_start, stream.options.tokens_per_step)
         if not stream.policy.is_adaptive:
-            stream.n_fed = max(0, stream.call_start - stream.options.tokens_per_step)
+            stream.n_fed = stream.call_start - n_repeated
         limit = self._limit(last)
         called: list[int] = []
         while len(called) < limit and config.eos_id not in called:
             picks = stream.step(room=limit - len(called))
+            if not (is_first or stream.policy.is_adaptive):
+                stream.n_fed = stream.sequence.shape[1] - n_repeated
             (said,) = picks.said()
             called += [token for token, _, is_kept in said if is_kept]
             self.spoken.is_done = False  # an earlier call's end token does not end the answer

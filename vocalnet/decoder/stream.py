@@ -37,6 +37,7 @@ from vocalnet.masks import first_speech_row
 if TYPE_CHECKING:
     from vocalnet.decoder.talker import Talker
 
+RELEASED_MAX_TOKENS = 2048  # where nobody says how many, the start token included
 FIRST_CAPACITY = 256  # slots; caches double when full
 MAX_BEHIND = 16  # rows: so few cost a module little more than one does
 
@@ -125,8 +126,10 @@ class Stream:
 
     @property
     def max_tokens(self) -> int:
-        """The most tokens to return: the options' number, or as many as there are positions for."""
-        return self.options.max_tokens or self.config.max_positions - self.config.speech_offset
+        """The most tokens to return: the options' number, or as many as there are positions for, or are published."""
+        if self.options.count == "released":
+            return self.options.max_tokens or RELEASED_MAX_TOKENS
+        return self.options.max_tokens or max(1, self.config.max_positions - self.config.speech_offset)
 
     @property
     def _history_start(self) -> int:

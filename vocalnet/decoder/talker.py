@@ -250,9 +250,11 @@ class Talker(Graphable):
         The published streaming has state of its own per answer: there, each text is pushed C_t positions at a time.
 
         Raises:
-            ValueError: there is no text.
+            ValueError: there is no text, or a tensor holds several.
         """
         options = options or self.default_options()
+        if any(text.dim() == 3 and len(text) != 1 for text in hidden):
+            raise ValueError("a tensor (1, L_t, D) holds one text: give several as a list, each of its own length")
         texts = [text.reshape(-1, text.shape[-1]) for text in hidden]
         if not texts:
             raise ValueError("nothing to decode: give at least one text")

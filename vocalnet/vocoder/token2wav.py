@@ -41,6 +41,17 @@ def initial_noise(n_mels: int) -> Tensor:
     return torch.randn(1, n_mels, MAX_FRAMES, generator=torch.Generator().manual_seed(0))
 
 
+def usable_chunk(chunk: int | None) -> int | None:
+    """Returns the tokens per attention chunk; None: everything is visible, which 0 says as well.
+
+    Raises:
+        ValueError: it is negative.
+    """
+    if chunk is not None and chunk < 0:
+        raise ValueError(f"chunk is {chunk}; give a number of tokens from 1, or None (or 0) for full attention.")
+    return chunk or None
+
+
 class Token2Wav(nn.Module):
     """CosyVoice 2's token-to-wave, in any size, in float32. Every method takes one utterance (batch 1)."""
 
@@ -89,7 +100,7 @@ class Token2Wav(nn.Module):
             prompt_tokens, prompt_mel, embedding: the voice, (1, P), (1, ratio * P, n_mels) and (1, spk_embed_dim);
                 None: no prompt and no speaker.
             finalize: False: more tokens will follow; the last three are only looked at, and give no frames.
-            chunk: tokens per attention chunk (twice as many mel frames at ratio 2); None: full attention.
+            chunk: tokens per attention chunk (twice as many mel frames at ratio 2); None or 0: full attention.
             lookahead: what `finalize=False` means: "context", the last three tokens enter the look-ahead only
                 (official), or "cut", they are encoded like all others and their frames are cut off later (VocalNet).
             noise: (1, n_mels, >= N); column n belongs to frame n, the prompt's first; None: `initial_noise` times the
@@ -100,6 +111,7 @@ class Token2Wav(nn.Module):
         Raises:
             ValueError: unusable tokens or prompt, or more than 15000 frames.
         """
+        chunk = usable_chunk(chunk)
         prompt = self.voice(prompt_tokens, prompt_mel, embedding)
         _, mu = self.encode(tokens, prompt.tokens, finalize=finalize, chunk=chunk, lookahead=lookahead)
         _, N, _ = mu.shape
@@ -129,6 +141,7 @@ class Token2Wav(nn.Module):
 
         The arguments are those of `flow`; the prompt's mel and the speaker do not enter the encoder.
         """
+        chunk = usable_chunk(chunk)
         if lookahead not in LOOKAHEADS:
             raise ValueError(f"Unknown look-ahead {lookahead!r}. Choose one of: {', '.join(LOOKAHEADS)}.")
         speech = self.token_row(tokens)  # (1, T)
@@ -166,7 +179,7 @@ class Token2Wav(nn.Module):
     @torch.no_grad()
     def estimate(self, x: Tensor, mu: Tensor, t: Tensor, spk: Tensor, cond: Tensor, chunk: int | None = None) -> Tensor:
         """Returns the velocity (B, n_mels, N) at x (B, n_mels, N) and times t (B,); the chunk counts tokens."""
-        return self.flow_model.velocity(x, t, mu, spk, cond, chunk=chunk)
+        return self.flow_model.velocity(x, t, mu, spk, cond, chunk=usable_chunk(chunk))
 
     @torch.no_grad()
     def f0(self, mel: Tensor) -> Tensor:
