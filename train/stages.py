@@ -27,11 +27,10 @@ from vocalnet.training.stage_pace import train_pace
 from vocalnet.training.stage_talker import train_talker
 from vocalnet.training.stage_text import train_text
 from vocalnet.training.stage_tokenizer import train_tokenizer, write_units
-from vocalnet.training.stage_vocoder import flowed, train_vocoder
+from vocalnet.training.stage_vocoder import train_vocoder
 from vocalnet.vocoder.flow import Flow
 from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
-from vocalnet.vocoder.token2wav import Token2Wav
 
 Module = TypeVar("Module", bound=nn.Module)
 
@@ -80,17 +79,6 @@ def flow(recipe: Recipe) -> None:
     trained = begin(recipe, "flow", lambda: Flow(recipe.model.flow))
     train_flow(trained, answers, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "flow", trained)
-
-
-def polish(recipe: Recipe) -> None:
-    """Goes on with HiFT on the mels that the flow makes of the answers' tokens: in use it reads no others."""
-    answers = Answers(recipe.data, "train", recipe.model.hift)
-    token2wav = Token2Wav(recipe.model.flow, recipe.model.hift)
-    load_component(recipe.checkpoint, "flow", token2wav.flow_model)
-    load_component(recipe.checkpoint, "hift", token2wav.hift)
-    mels = flowed(token2wav.eval(), answers.units(recipe.data))
-    train_vocoder(token2wav.hift.train(), answers, recipe.folder, recipe.config, recipe.seed, mels)
-    save_component(recipe.checkpoint, "hift", token2wav.hift)
 
 
 def goes_on(recipe: Recipe) -> bool:
@@ -213,7 +201,6 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "tokenizer": tokenizer,
     "vocoder": vocoder,
     "flow": flow,
-    "polish": polish,
     "text": text,
     "encoder": encoder,
     "drill": drill,
