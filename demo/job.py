@@ -52,7 +52,7 @@ def wire(
     outputs: Sequence[Any],
     clip: gr.Audio | None = None,
     problem: Problem = lambda clip: None,
-) -> None:
+) -> Any:
     """Connects the buttons: Start waits for the model and draws what `run` yields; Stop ends it.
 
     `run` takes the visitor and the inputs, and yields {component: value} several times a second. A job ends itself when
@@ -67,6 +67,9 @@ def wire(
         outputs: what it may draw.
         clip: a recording without which there is nothing to start; another one ends the job.
         problem: what is wrong with it, said before the job waits for the model.
+
+    Returns:
+        The end of a job, as an event.
     """
     start, stop, status = controls.start, controls.stop, controls.status
     gate = [] if clip is None else [clip]
@@ -92,6 +95,7 @@ def wire(
     done.then(rest, gate, buttons, **AT_ONCE)
     if clip is not None:
         clip.change(change, clip, [*buttons, status], **AT_ONCE)
+    return done
 
 
 def connect(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Generator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from demo import plots, render
+from demo.answering import arrivals
 from demo.decoding import whole_seed
 from demo.state import App
 from demo.timeline import N_CANDIDATES
@@ -18,6 +21,7 @@ from vocalnet.evaluation import Judges
 from vocalnet.grids import Cell
 from vocalnet.lab import Progress, Question, Report
 
+JUDGING_S = 1.0  # an answer, about
 MAX_CELLS = 16
 MAX_ANSWERS = 240
 HEADINGS = {
@@ -69,12 +73,21 @@ class Order:
 
     @property
     def n_answers(self) -> int:
-        """The most answers it takes, without those that the others are compared with."""
+        """The answers of its cells, without those that they are compared with."""
         return len(self.questions) * len(self.cells) * self.rounds
 
-    def stream(self, model: Any) -> Generator[Progress | Report, None, None]:
-        """Runs it."""
-        yield from lab.stream(model, self.questions, self.cells, self.rounds, self.judges)
+    def batches(self, model: Any) -> Generator[list[Progress | Report], None, None]:
+        """Runs it, and yields what has come several times a second; the judges do not keep others from the model."""
+        lab.check_judges(self.judges)
+        last: dict[Cell, Report] = {}
+        measuring = partial(lab.stream, model, self.questions, self.cells, self.rounds)
+        with closing(arrivals(measuring, is_alone=True)) as measured:
+            for items in measured:
+                last |= {item.cell: item for item in items if isinstance(item, Report)}
+                yield items
+        if self.judges is not None:
+            with closing(arrivals(partial(lab.judged, list(last.values()), self.judges), has_model=False)) as judged:
+                yield from judged
 
 
 def order(
@@ -88,6 +101,10 @@ def order(
     mask: str,
     is_judged: bool,
     temperature: float,
+    top_n: float | None,
+    alpha: float | None,
+    eps: float | None,
+    tau: float | None,
 ) -> Order:
     """Returns a lab that this page is ready to run.
 
@@ -101,6 +118,10 @@ def order(
         seed=whole_seed(seed),
         mask="streaming" if mask == "streaming" else "full",
         n_candidates=N_CANDIDATES,
+        top_n=int(_filled(top_n, "top_n")),
+        alpha=_filled(alpha, "alpha"),
+        eps=_filled(eps, "eps"),
+        tau=_filled(tau, "tau"),
     )
     cells = lab.make_cells(decoders, [int(K) for K in tokens_per_step], policies, options)
     if not cells:
@@ -118,12 +139,25 @@ def order(
     return found
 
 
-def size(found: Order, answer_s: float) -> str:
-    """Returns how much work a lab is; `answer_s` is what one answer takes at most."""
+def _filled(value: float | None, name: str) -> float:
+    """Returns what a field holds.
+
+    Raises:
+        ValueError: it was emptied.
+    """
+    if value is None:
+        raise ValueError(f"The field {name} is empty: write a number, such as {getattr(DecodeOptions(), name):g}.")
+    return value
+
+
+def size(found: Order, model: Any, answer_s: float) -> str:
+    """Returns how much work a lab is, where an answer takes `answer_s`."""
     parts = [(len(found.cells), "cell"), (len(found.questions), "question"), (found.rounds, "round")]
     product = " × ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in parts)
-    seconds = max(1.0, found.n_answers * answer_s)
-    return f"{product}: up to {found.n_answers} answers and the baselines, about {seconds:.0f} s at most."
+    n = lab.n_answers(model, found.questions, found.cells, found.rounds)
+    n_judged = len(found.questions) * len(found.cells) if found.judges else 0
+    seconds = max(1.0, n * answer_s + n_judged * JUDGING_S)
+    return f"{product}, with what they are compared with: {n} answers, about {seconds:.0f} s."
 
 
 def table(reports: Sequence[Report]) -> str:

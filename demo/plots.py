@@ -167,7 +167,7 @@ def token_histograms(summary: Mapping[str, Any], title: str = "", measures: Sequ
         for n, head in enumerate(heads):
             colour = COLOURS[n % len(COLOURS)]
             shares = [count / head["n"] for count in head[name]["counts"]]
-            what = "main head" if head["head"] == 0 else f"module {head['head']}"
+            what = f"head {head['head']}"
             mean = head[name]["mean"]
             axes.stairs(shares, edges, color=colour, fill=n == 0, alpha=0.35 if n == 0 else 1.0)
             axes.axvline(mean, color=colour if len(heads) > 1 else RED, ls="--", lw=1, label=f"{what}: {mean:.2f}")

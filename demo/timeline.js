@@ -7,7 +7,7 @@ let chosen = 0;
 let measure = "entropy";
 let url = null;
 
-const headName = (head) => (head === 0 ? "main head" : `module ${head}`);
+const headName = (head) => `head ${head}`;
 
 function draw() {
   const highest = measure === "max_prob" ? 1 : Math.max(...run.tokens.map((token) => token.entropy), 1e-9);

@@ -39,7 +39,7 @@ class FakeModel:
     """
 
     decoders: tuple[str, ...] = ("mtp_vocalnet", "ntp", "mtp_deepseek")
-    policies: tuple[str, ...] = ("fixed", "greedy_verify")
+    policies: tuple[str, ...] = ("fixed", "greedy_verify", "typical", "top_n", "confidence")
     voices: tuple[str, ...] = ("high", "low")
     device = "cpu"
     sample_rate_hz = SAMPLE_RATE_HZ
@@ -160,7 +160,7 @@ class FakeModel:
         tokens = [token for event in spoken for token in event.tokens]
         stats = [stat for event in spoken for stat in event.stats]
         stages = {"load": 0.1, "audio": 0.01, "encoder": 0.02, "llm": 0.05, "vocoder": 0.03}
-        stages["talker"] = 0.12 / _n_steps(options)
+        stages["talker"] = 0.12 / _n_steps(options) if is_heard else 0.0
         stages |= {"first_text": 0.08, "total": 0.16} | ({"first_audio": 0.12} if is_heard else {})
         yield Timings(stages, time.perf_counter() - start)
         voice = np.concatenate([np.zeros(0, np.float32), *chunks]) if speech else None

@@ -184,6 +184,13 @@ def test_named_grids():
     ]
     points = [one for one in find_grid("policies", decoders) if one.decoder == "mtp_vocalnet"]
     assert len(points) >= 8
-    assert {one.options.policy for one in points} == {"fixed", "greedy_verify", "top_n", "typical", "confidence"}
+    assert {one.options.policy for one in points} == {
+        "fixed",
+        "greedy_verify",
+        "top_n",
+        "typical",
+        "confidence",
+        "rejection",
+    }
     with pytest.raises(ValueError, match="no grid 'table9'"):
         find_grid("table9", decoders)

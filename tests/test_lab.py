@@ -6,6 +6,7 @@ import csv
 import io
 import json
 import zipfile
+from dataclasses import replace
 from itertools import pairwise
 
 import numpy as np
@@ -76,6 +77,41 @@ def test_cells_take_turns_after_a_warm_up():
     done = [item.n_done for item in items if isinstance(item, Progress)]
     assert all(later - earlier in (0, 1) for earlier, later in pairwise(done))
     assert items[-2].n_all == 10 == done[-1] + 1
+
+
+def test_how_many_answers_a_lab_takes():
+    cells = make_cells(["mtp_deepseek", "ntp"], [1, 3], options=OPTIONS)
+    model = FakeModel()
+    items = list(lab.stream(model, QUESTIONS, cells, rounds=2))
+    progress = [item for item in items if isinstance(item, Progress)]
+    assert lab.n_answers(model, QUESTIONS, cells, 2) == progress[-1].n_all == progress[-1].n_done + 1
+    assert lab.n_answers(model, QUESTIONS, cells[3:], 2) == 0  # ntp takes one per step
+
+
+def test_the_judges_come_last_and_say_how_far_they_are(reports):
+    plain = lab.measure(FakeModel(), QUESTIONS * 3, [report.cell for report in reports], rounds=1)
+    assert {report.row["wer_percent"] for report in plain} == {None}
+    items = list(lab.judged(plain, JUDGES))
+    done = [item.n_done for item in items if isinstance(item, Progress)]
+    assert done == [0, 4, 6, 10, 12, 16, 18, 22]  # at most four answers at once, so that it can be stopped
+    assert {item.n_all for item in items if isinstance(item, Progress)} == {24}
+    heard = [item for item in items if isinstance(item, Report)]
+    assert [report.cell for report in heard] == [report.cell for report in plain]
+    assert {(report.row["wer_percent"], report.row["dnsmos_p808"]) for report in heard} == {(10.0, 3.0)}
+    assert all(
+        {**new.row, "wer_percent": None, "dnsmos_p808": None} == old.row for new, old in zip(heard, plain, strict=True)
+    )
+
+
+def test_a_judge_that_is_not_there_says_so_before_the_work():
+    def missing(clips):
+        raise ValueError("Install it.")
+
+    model = FakeModel()
+    judges = replace(JUDGES, transcribe=missing)
+    with pytest.raises(ValueError, match="Install it"):
+        lab.measure(model, QUESTIONS, make_cells(["ntp"], [1], options=OPTIONS), rounds=1, judges=judges)
+    assert model.n_opened == 0
 
 
 def test_verified_speech_agrees_with_one_token_per_step():

@@ -65,7 +65,7 @@ def table_report(grid, n_errors):
     """A grid after one of the paper's tables: `n_errors` substitutions in every second answer of each cell."""
     decoders = ["mtp_vocalnet_4"]
     cells = [{"cell": name, "answers": judged(n)} for name, n in n_errors.items()]
-    return {"grid": grid, "decoders": decoders, "cells": cells, "seed": 0}
+    return {"grid": grid, "decoders": decoders, "cells": cells, "seed": 0, "model": {"name": "a"}, "texts": []}
 
 
 def test_the_papers_orderings_are_looked_up_in_our_answers():
@@ -81,6 +81,26 @@ def test_the_papers_orderings_are_looked_up_in_our_answers():
     assert found[0].published == pytest.approx(0.1062 - 0.1150)
     assert found[0].ours["wer"] == pytest.approx(-0.1)
     assert orderings(grid_report()) == []
+
+
+def test_a_second_training_has_to_say_the_same():
+    report = table_report(
+        "table3",
+        {"ntp 1": 2, "group_linear_3 3": 4, "group_trans_3 3": 6, "mtp_vocalnet_4 1": 1, "mtp_vocalnet_4 3": 0},
+    )
+    seeds = table_report(
+        "seeds", {"ntp 1": 2, "ntp_seed2 1": 4, "mtp_vocalnet_4_seed2 1": 1, "mtp_vocalnet_4_seed2 3": 0}
+    )
+    found = {(row.lower, row.higher): row for row in orderings(report, seeds)}
+    assert found["ntp 1", "group_linear_3 3"].verdict == "undecided"  # the second `ntp` is no better
+    assert found["ntp 1", "group_trans_3 3"].verdict == "reproduces"
+    assert found["mtp_vocalnet_4 3", "mtp_vocalnet_4 1"].verdict == "reproduces"
+    counts = {pair: len(row.others) for pair, row in found.items()}
+    assert counts["ntp 1", "group_trans_3 3"] == 1
+    assert counts["mtp_vocalnet_4 3", "mtp_vocalnet_4 1"] == 1  # second with second
+    assert counts["mtp_vocalnet_4 3", "ntp 1"] == 3
+    other = {**seeds, "texts": [{"id": "1"}]}
+    assert all(not row.others for row in orderings(report, other))
 
 
 @pytest.mark.parametrize("grid", CLAIMS)

@@ -361,10 +361,9 @@ def make_report(
         if not check:
             with files.atomic_path(readme) as temporary:
                 temporary.write_text(filled, encoding="utf-8")
-    own = {name: table for name, table in tables.items() if not name.startswith("published-")}
-    shown = "\n\n".join(f"## {name}\n\n{table}" for name, table in own.items())
+    shown = "\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items())
     done = ", ".join([*drawn, *([str(readme)] if readme else [])])
-    show({"tables": own, "figures": drawn}, as_json, text=done or shown)
+    show({"tables": tables, "figures": drawn}, as_json, text=done or shown)
 
 
 @app.command()
@@ -450,6 +449,9 @@ def _draw(reports: dict[str, Any], folder: Path) -> list[str]:
         images = {"pareto": plots.pareto(pareto_points(report), ceilings)}
         heard = max(report["cells"], key=lambda cell: len(cell["token_stats"]["heads"]))  # of the most heads
         images["tokens"] = plots.token_histograms(heard["token_stats"], heard["cell"])
+        single = next((cell for cell in report["cells"] if cell["decoder"] == "ntp"), None)
+        if single is not None:  # as in the paper's Figure 3
+            images["ntp-tokens"] = plots.token_histograms(single["token_stats"], single["cell"])
         for what, figure in images.items():
             with files.atomic_path(folder / f"{name}-{what}.png") as temporary:
                 temporary.write_bytes(plots.png(figure))

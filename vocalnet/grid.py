@@ -345,7 +345,9 @@ def _measures(one: Spoken, spoken: Sequence[Spoken], fastest: Spoken | None) -> 
 
 def _agreement(one: Spoken, spoken: Sequence[Spoken]) -> dict[str, float] | None:
     """Returns the shares of tokens and of answers that are those of the same decoder's one token per step."""
-    single = next((other for other in spoken if other.cell.decoder == one.cell.decoder and other.cell.is_single), None)
+    own, warmth = one.cell.decoder, one.cell.options.temperature
+    singles = (other for other in spoken if other.cell.is_single and other.cell.options.temperature == warmth)
+    single = next((other for other in singles if other.cell.decoder == own), None)
     if single is None:
         return None
     pairs = [(a.tokens, b.tokens) for a, b in zip(one.speeches, single.speeches, strict=True)]

@@ -11,7 +11,8 @@ from vocalnet.vocoder.options import VocoderOptions
 
 COMMON_BUDGET = "mtp_vocalnet_4"  # the MTP-VocalNet that had the other decoders' budget; the default had a longer one
 OWN = "mtp_vocalnet"
-PARAMETERS = {"typical": "alpha", "top_n": "top_n", "confidence": "tau"}  # the option that a policy is tuned by
+# the options that a policy is tuned by, the first in its name
+PARAMETERS = {"typical": ("alpha", "eps"), "top_n": ("top_n",), "confidence": ("tau",)}
 EPS = 0.3  # of `typical`: high, since it caps a threshold that at the entropy of speech tokens alpha should set
 
 
@@ -24,11 +25,20 @@ class Cell:
     sound: VocoderOptions | None = None  # of a streaming vocoder; None: the sound is made in one piece
 
     @property
+    def policy(self) -> str:
+        """Its policy with what it is tuned by, such as "top_n=2"."""
+        options, tuned = self.options, PARAMETERS.get(self.options.policy)
+        if tuned is None:
+            return options.policy
+        first, *others = tuned
+        name = f"{options.policy}={getattr(options, first):g}"
+        return " ".join([name, *(f"{other}={getattr(options, other):g}" for other in others)])
+
+    @property
     def label(self) -> str:
         """A short name that is unique in its grid, such as "mtp_vocalnet 5 top_n=2"."""
-        policy, name = self.options.policy, PARAMETERS.get(self.options.policy)
-        tuned = f"={getattr(self.options, name):g}" if name else ""
-        label = f"{self.decoder} {self.options.tokens_per_step}" + ("" if policy == "fixed" else f" {policy}{tuned}")
+        label = f"{self.decoder} {self.options.tokens_per_step}"
+        label += "" if self.policy == "fixed" else f" {self.policy}"
         label += f" T={self.options.temperature:g}" if self.options.temperature else ""
         return label + (" streaming" if self.options.mask == "streaming" else "") + self._sounds()
 
@@ -83,7 +93,10 @@ def seeds(decoders: Sequence[str]) -> list[Cell]:
 
 
 def policies(decoders: Sequence[str]) -> list[Cell]:
-    """Returns one decoder under every greedy policy, from strict to tolerant, and `ntp` to compare speeds with."""
+    """Returns one decoder under every policy, from strict to tolerant, and `ntp` to compare speeds with.
+
+    `rejection` is for sampling, so it is at a temperature, beside one token per step and fixed 3 at the same.
+    """
     tuned: dict[str, Sequence[float]] = {
         "top_n": (2, 5, 20),
         "typical": (3.0, 1.0, 0.3),
@@ -92,8 +105,10 @@ def policies(decoders: Sequence[str]) -> list[Cell]:
     cells = [_cell("ntp", 1), *(_cell(OWN, K) for K in range(1, 6))]
     cells += [_cell(OWN, K, policy="greedy_verify") for K in (3, 5)]
     for policy, values in tuned.items():
-        cells += [_cell(OWN, 5, policy=policy, eps=EPS, **{PARAMETERS[policy]: value}) for value in values]
-    return cells
+        cells += [_cell(OWN, 5, policy=policy, eps=EPS, **{PARAMETERS[policy][0]: value}) for value in values]
+    drawn: dict[str, Any] = {"temperature": 1.0, "seed": 0}
+    cells += [_cell(OWN, K, **drawn) for K in (1, 3)]
+    return cells + [_cell(OWN, K, policy="rejection", **drawn) for K in (3, 5)]
 
 
 def streaming(decoders: Sequence[str]) -> list[Cell]:

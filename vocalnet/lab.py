@@ -16,7 +16,7 @@ import json
 import statistics
 import tempfile
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 
 from vocalnet import runs
 from vocalnet.decoder.options import DecodeOptions
-from vocalnet.evaluation import Judges, Track, judge
+from vocalnet.evaluation import Judges, judge
 from vocalnet.events import AudioChunk, Result, SpeechTokens, acceptance
 from vocalnet.files import atomic_path
 from vocalnet.grid import offered_cells
@@ -34,11 +34,12 @@ from vocalnet.grids import Cell
 from vocalnet.metrics.latency import real_time_factor, summarise
 from vocalnet.metrics.speedup import bounds_of, measured, nominal
 from vocalnet.metrics.tokens import agreement
-from vocalnet.metrics.wer import corpus_errors
+from vocalnet.metrics.wer import WordErrors, corpus_errors
 from vocalnet.provenance import provenance
 from vocalnet.runs import Run
 
 BASELINES = ("ntp", "mtp_vocalnet")
+JUDGED_AT_ONCE = 4  # answers: a recogniser is loaded once for them, and nobody who stops a lab waits for more
 # Columns of the table, with the decimals that are shown; None: as it is.
 COLUMNS: dict[str, int | None] = {
     "decoder": None,
@@ -123,7 +124,7 @@ def make_cells(
 
 def stream(
     model: Any, questions: Sequence[Question], cells: Sequence[Cell], rounds: int = 3, judges: Judges | None = None
-) -> Iterator[Progress | Report]:
+) -> Generator[Progress | Report, None, None]:
     """Yields a report whenever a cell has finished a round, and once more when it has been judged.
 
     Progress comes in between, at every event of an answer, so that closing this iterator ends it within one event.
@@ -144,9 +145,7 @@ def stream(
     if not offered:
         raise ValueError(f"This model cannot run any of these cells: {refused[0]['reason']}")
     bench = _Bench(model, questions, offered, rounds)
-    score = judges.make_mos() if judges else None
-    if judges:
-        judges.transcribe([])  # a judge that is not installed says so now, not after the work
+    check_judges(judges)
     yield from bench.warm_up()
     for number in range(rounds):
         waiting: list[Cell] = []  # for those that they are compared with
@@ -156,13 +155,43 @@ def stream(
             if bench.has_references:
                 yield from map(bench.report, waiting)
                 waiting.clear()
-    if judges is not None and score is not None:
-        for cell in offered:
-            yield Progress("Judging", cell, bench.n_done, bench.n_all)
-            results = [run.result for run in bench.runs[cell]]
-            clips = [(np.zeros(0, np.float32) if r.audio is None else r.audio, r.sample_rate_hz) for r in results]
-            bench.tracks[cell] = judge([r.text for r in results], clips, judges.transcribe, score, cell.label)
-            yield bench.report(cell)
+    if judges is not None:
+        yield from judged([bench.report(cell) for cell in offered], judges)
+
+
+def check_judges(judges: Judges | None) -> None:
+    """Raises ValueError if a judge is not installed: now, and not after the work."""
+    if judges is not None:
+        judges.make_mos()
+        judges.transcribe([])
+
+
+def judged(reports: Sequence[Report], judges: Judges) -> Generator[Progress | Report, None, None]:
+    """Yields each report with what the judges say of its answers, and progress in between; needs no model."""
+    score = judges.make_mos()
+    n_done, n_all = 0, sum(len(report.runs) for report in reports)
+    for report in reports:
+        errors, marks = list[WordErrors](), list[float]()
+        results = [run.result for run in report.runs]
+        for start in range(0, len(results), JUDGED_AT_ONCE):
+            some = results[start : start + JUDGED_AT_ONCE]
+            yield Progress("Judging", report.cell, n_done, n_all)
+            clips = [(np.zeros(0, np.float32) if r.audio is None else r.audio, r.sample_rate_hz) for r in some]
+            track = judge([r.text for r in some], clips, judges.transcribe, score)
+            errors += track.errors
+            marks += [mos.p808 for mos in track.mos if mos is not None]
+            n_done += len(some)
+        found = {
+            "wer_percent": 100 * corpus_errors(errors).wer,
+            "dnsmos_p808": float(np.mean(marks)) if marks else None,
+        }
+        yield replace(report, row=report.row | {name: _rounded(found[name], COLUMNS[name]) for name in found})
+
+
+def n_answers(model: Any, questions: Sequence[Question], cells: Sequence[Cell], rounds: int) -> int:
+    """Returns how many answers a lab takes after its warm-up, those included that the cells are compared with."""
+    offered, _ = offered_cells(model, cells)
+    return _Bench(model, questions, offered, rounds).n_all if offered else 0
 
 
 def measure(
@@ -188,7 +217,6 @@ class _Bench:
         self.timed = [cell for cell in order if cell in self.baselines or cell in cells]
         self.trials: dict[Cell, list[list[_Trial]]] = {cell: [] for cell in order}
         self.runs: dict[Cell, tuple[Run, ...]] = {}  # of the first round
-        self.tracks: dict[Cell, Track] = {}
         self.n_done = 0
         self.n_all = len(questions) * (len(order) + (rounds - 1) * len(self.timed))
 
@@ -253,7 +281,7 @@ class _Bench:
         bounds = bounds_of(config, stats) if stats else {"layers": None, "weights": None}
         return {
             "tokens_per_step": cell.options.tokens_per_step,
-            "policy": cell.options.policy,
+            "policy": cell.policy,
             "tokens": self._n_tokens(cell),
             "steps": acceptance(stats).n_steps,
             "nominal": nominal(stats),
@@ -283,14 +311,13 @@ class _Bench:
         }
 
     def _quality(self, cell: Cell) -> dict[str, Any]:
-        """Returns what the judges say, and how far the speech is that of one token per step of the same decoder."""
-        track = self.tracks.get(cell)
+        """Returns how far the speech is that of one token per step of the same decoder; the judges come later."""
         single = next((other for other in self.singles if other.decoder == cell.decoder), None)
         pairs = zip(self.runs[cell], self.runs[single], strict=True) if single else ()
         shares = [agreement(own.result.speech_tokens, other.result.speech_tokens) for own, other in pairs]
         return {
-            "wer_percent": 100 * corpus_errors(track.errors).wer if track else None,
-            "dnsmos_p808": track.mean("p808") if track else None,
+            "wer_percent": None,
+            "dnsmos_p808": None,
             "agreement_percent": 100 * float(np.mean(shares)) if shares else None,
         }
 

@@ -1,7 +1,8 @@
 """Which of the paper's orderings a grid of ours reproduces: its Tables 3 and 4 and what section 6.2 reads from them.
 
 The paper's rates are those of another model, other data and another recogniser, so only signs are compared: whether the
-decoder that has the lower word error rate in the paper has it here too, paired answer by answer.
+decoder that has the lower word error rate in the paper has it here too, paired answer by answer. Two trainings of one
+decoder differ as well, so where the grid "seeds" has a second training of one of the two, it has to say the same.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from vocalnet.published import published_table
 
 Verdict = Literal["reproduces", "reversed", "undecided"]
 
+SECOND = "_seed2 "  # between a decoder's name and its tokens per step: a second training of it
 GROUPS = ("group_linear", "group_trans")
 OTHERS = ("mtp_parallel_linear", "mtp_deepseek")
 
@@ -52,6 +54,7 @@ class Ordering:
         higher: the other.
         published: the paper's difference, lower - higher, as a fraction of words: below 0.
         ours: {"wer", "ci95"}: ours, paired by answer.
+        others: the same with second trainings of the two, or of one of them.
     """
 
     claim: str
@@ -59,27 +62,53 @@ class Ordering:
     higher: str
     published: float
     ours: dict[str, Any]
+    others: tuple[dict[str, Any], ...] = ()
 
     @property
     def verdict(self) -> Verdict:
-        """Says on which side of 0 our 95 % interval lies."""
-        low, high = self.ours["ci95"]
-        return "reproduces" if high < 0 else "reversed" if low > 0 else "undecided"
+        """Says on which side of 0 all our 95 % intervals lie."""
+        intervals = [found["ci95"] for found in (self.ours, *self.others)]
+        if all(high < 0 for _, high in intervals):
+            return "reproduces"
+        return "reversed" if all(low > 0 for low, _ in intervals) else "undecided"
 
 
-def orderings(report: dict[str, Any]) -> list[Ordering]:
-    """Returns the paper's orderings that a report of the grid "table3" or "table4" has both cells of; else none."""
+def orderings(report: dict[str, Any], seeds: dict[str, Any] | None = None) -> list[Ordering]:
+    """Returns the paper's orderings that a report of the grid "table3" or "table4" has both cells of; else none.
+
+    `seeds` is a report of the grid "seeds"; it counts where it is of the same weights and the same texts.
+    """
     grid = report.get("grid", "")
     if grid not in CLAIMS:
         return []
     published = dict(_published(grid, report["decoders"]))
     errors = {cell["cell"]: errors_in(cell["answers"]) for cell in report["cells"]}
-    return [
-        Ordering(claim, a, b, published[a] - published[b], difference(errors[a], errors[b], report["seed"]))
-        for claim, pairs in CLAIMS[grid].items()
-        for a, b in pairs
-        if a in errors and b in errors
-    ]
+    again = {}
+    if seeds is not None and all(seeds[name] == report[name] for name in ("model", "texts")):
+        again = {cell["cell"]: errors_in(cell["answers"]) for cell in seeds["cells"] if SECOND in cell["cell"]}
+
+    def compared(a: str, b: str) -> Iterator[dict[str, Any]]:
+        """Yields the difference of two cells, and those that second trainings make."""
+        for first, second in _trainings(a, b):
+            own = [errors.get(name, again.get(name)) for name in (first, second)]
+            if own[0] is not None and own[1] is not None:
+                yield difference(own[0], own[1], report["seed"])
+
+    found = []
+    for claim, pairs in CLAIMS[grid].items():
+        for a, b in pairs:
+            if a in errors and b in errors:
+                ours, *others = compared(a, b)
+                found.append(Ordering(claim, a, b, published[a] - published[b], ours, tuple(others)))
+    return found
+
+
+def _trainings(a: str, b: str) -> list[tuple[str, str]]:
+    """Returns a pair of cells, and the same with second trainings: of both where they are of one decoder."""
+    second_a, second_b = (SECOND.join(name.rsplit(" ", 1)) for name in (a, b))
+    if a.split(" ")[0] == b.split(" ")[0]:
+        return [(a, b), (second_a, second_b)]
+    return [(a, b), (second_a, b), (a, second_b), (second_a, second_b)]
 
 
 def _published(grid: str, decoders: list[str]) -> Iterator[tuple[str, float]]:

@@ -43,10 +43,15 @@ def load_results(paths: Iterable[str | Path]) -> dict[str, Any]:
 def sections(reports: dict[str, Any]) -> dict[str, str]:
     """Returns the Markdown of every table, by its name: those of the reports, and the paper's own."""
     found = {f"published-{number}": published(number) for number in NUMBERS}
+    seeds = next((report for report in reports.values() if report.get("grid") == "seeds"), None)
     for name, report in reports.items():
         make = next(make for key, make in KINDS.items() if key in report)
         for suffix, text in make(report).items():
             found[f"{name}{suffix}"] = text
+        if pairs := orderings(report, seeds):
+            found[f"{name}-orderings"] = _orderings_table(pairs) + _provenance(
+                report, f"{report['n_answers']} answers."
+            )
     return found
 
 
@@ -105,10 +110,7 @@ def evaluation_tables(report: dict[str, Any]) -> dict[str, str]:
 
 
 def grid_tables(report: dict[str, Any]) -> dict[str, str]:
-    """Returns the tables of `vocalnet eval --grid`: "" the comparison, "-tokens" the statistics of every head.
-
-    Grids after a table of the paper also have "-orderings": which of the paper's findings they reproduce.
-    """
+    """Returns the tables of `vocalnet eval --grid`: "" the comparison, "-tokens" the statistics of every head."""
     if report.get("grid") in STREAMED:
         return streaming_tables(report)
     header = ["decoder", "tokens per step", "policy", "WER % [95 %]", "S / D / I", f"− {report['baseline']} [95 %]"]
@@ -151,9 +153,7 @@ def grid_tables(report: dict[str, Any]) -> dict[str, str]:
         f"wall clock, same run, the first {how['n_timed']} of the answers, median of {how['repeats']})."
     )
     note = _provenance(report, f"{report['n_answers']} answers.")
-    tables = {"": _table(header, rows) + "\n\n" + "\n".join(notes) + note, "-tokens": _token_table(report) + note}
-    found = orderings(report)
-    return tables | ({"-orderings": _orderings_table(found) + note} if found else {})
+    return {"": _table(header, rows) + "\n\n" + "\n".join(notes) + note, "-tokens": _token_table(report) + note}
 
 
 def bench_tables(report: dict[str, Any]) -> dict[str, str]:
@@ -376,14 +376,22 @@ def no_worse_and_faster(report: dict[str, Any]) -> list[tuple[dict[str, Any], fl
 
 
 def _findings(report: dict[str, Any]) -> list[str]:
-    """Says whether an adaptive or tolerant policy earns its keep, where the grid has any."""
+    """Says whether a policy earns its keep, and whether strict verification changes a token, where the grid has any."""
     if all(cell["policy"] == "fixed" for cell in report["cells"]):
         return []
+    verified = [cell["agreement"] for cell in report["cells"] if cell["policy"] == "greedy_verify"]
+    equal = [round(found["answers"] * report["n_answers"]) for found in verified if found]
     good = [
         f"{cell['cell']} ({_difference(cell['minus_fixed_3'])} points, {faster:.2f} times as fast)"
         for cell, faster in no_worse_and_faster(report)
     ]
-    return [f"Faster than fixed 3 without a WER that is higher beyond doubt: {'; '.join(good) or 'none'}."]
+    return [
+        f"Faster than fixed 3 without a WER that is higher beyond doubt: {'; '.join(good) or 'none'}.",
+        *(
+            f"greedy_verify says token for token what one token per step says in {n} of {report['n_answers']} answers."
+            for n in sorted(set(equal))
+        ),
+    ]
 
 
 def _ceilings(report: dict[str, Any]) -> list[str]:
@@ -419,23 +427,31 @@ def _orderings_table(found: Sequence[Ordering]) -> str:
             f"{row.lower} < {row.higher}",
             _percent(row.published, sign="+"),
             _difference(row.ours),
+            "; ".join(map(_difference, row.others)) or NONE,
             row.verdict,
         ]
         for row in found
     ]
     counts = Counter(row.verdict for row in found)
-    header = ["the paper says", "pair", "the paper's points", "our points [95 %]", "at this scale"]
+    header = [
+        "the paper says",
+        "pair",
+        "the paper's points",
+        "our points [95 %]",
+        "with second trainings",
+        "at this scale",
+    ]
     note = (
         f"{len(found)} pairs: {counts['reproduces']} reproduce, {counts['reversed']} reversed, {counts['undecided']} "
-        "undecided, where the interval of the paired difference has both signs."
+        "undecided, where intervals of the paired difference have both signs or second trainings say otherwise."
     )
     return f"{_table(header, rows)}\n\n{note}"
 
 
 def _policy(cell: dict[str, Any]) -> str:
-    """Returns the policy with what it is tuned by, as in the cell's label."""
-    *_, last = cell["cell"].split(" ")
-    return last if "=" in last else cell["policy"]
+    """Returns the policy with what it is tuned by, and a temperature, as in the cell's label."""
+    how = cell["cell"].removeprefix(f"{cell['decoder']} {cell['tokens_per_step']}").strip()
+    return str(how if how.startswith(cell["policy"]) else f"{cell['policy']} {how}".strip())
 
 
 def _provenance(report: dict[str, Any], first: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass, fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -12,7 +13,7 @@ from typing import Any
 import gradio as gr
 
 from demo import plots, render
-from demo.answering import arrivals, explain, wav_file
+from demo.answering import explain, wav_file
 from demo.blind import Blind, blind_test
 from demo.downloads import download_row, offer
 from demo.examples import EXAMPLES, words_of
@@ -22,7 +23,7 @@ from demo.question import check_clip, record
 from demo.state import App
 from demo.theme import waveform
 from demo.visits import Visit
-from vocalnet import lab
+from vocalnet import DecodeOptions, lab
 from vocalnet.grid import offered_cells
 from vocalnet.grids import COMMON_BUDGET, OWN, Cell
 from vocalnet.lab import Progress, Question, Report
@@ -33,6 +34,13 @@ NOTHING = "One row per decoder, tokens per step and policy appears here, and the
 YOURS = "Your own question"
 MASKS = (("the text is complete", "full"), ("the text is being written", "streaming"))
 UNLIKE = f"{OWN} has learned longer than the others; {COMMON_BUDGET} was trained as they were."
+# what policies are tuned by: the option, its label, its decimals (None: as they are)
+TUNED = (
+    ("top_n", "top_n: of how many", 0),
+    ("alpha", "typical: alpha", None),
+    ("eps", "typical: eps", None),
+    ("tau", "confidence: tau", None),
+)
 DEFAULT_DECODERS = ("ntp", "mtp_vocalnet")
 DEFAULT_STEPS = (1, 3)
 
@@ -49,6 +57,10 @@ class Settings:
     mask: gr.Radio
     is_judged: gr.Checkbox
     temperature: gr.Slider
+    top_n: gr.Number
+    alpha: gr.Number
+    eps: gr.Number
+    tau: gr.Number
 
     def components(self) -> list[Any]:
         """Returns the components in that order."""
@@ -95,18 +107,26 @@ def tab(app: App) -> Settings:
         visit.cells, visit.reports, visit.figures, visit.trials = found.cells, [], {}, []
         yield _blank(results)
         start, reports, line = time.perf_counter(), dict[Cell, Report](), "Starting"
-        with TemporaryDirectory() as folder:
-            for items in arrivals(lambda: found.stream(app.model), is_alone=True):
+        with TemporaryDirectory() as folder, closing(found.batches(app.model)) as batches:
+            for items in batches:
                 line = next((_said(item) for item in reversed(items) if isinstance(item, Progress)), line)
                 status = busy(line, time.perf_counter() - start)
-                yield {buttons.status: status, **_draw(items, reports, found, results, Path(folder))}
-            visit.reports = in_order(found.cells, reports)
-            yield {buttons.status: busy("Drawing")}
-            yield _finished(app, visit, results, Path(folder)) | {buttons.status: _done(visit)}
+                view = _draw(items, reports, found, results, Path(folder))
+                visit.reports = in_order(found.cells, reports)
+                yield {buttons.status: status, **view}
+        yield {buttons.status: _done(visit)}
+
+    def finish(request: gr.Request) -> Views:
+        visit = app.visits.of(request.session_hash)
+        if not visit.reports:  # it was stopped, or failed, before a cell had finished a round
+            yield {results.table: gr.skip()}
+            return
+        with TemporaryDirectory() as folder:
+            yield _finished(app, visit, results, Path(folder))
 
     def measure_extent(numbers: Sequence[int], clip: str | None, *values: Any) -> str:
         try:
-            return render.status(size(order(app, _questions(numbers, clip), *values), app.warmup_s))
+            return render.status(size(order(app, _questions(numbers, clip), *values), app.model, app.warmup_s))
         except Exception as error:
             return render.status(explain(error), "problem")
 
@@ -115,7 +135,8 @@ def tab(app: App) -> Settings:
         with TemporaryDirectory() as folder:
             yield _sounds(results, visit.cells, visit.reports, number, Path(folder))
 
-    wire(app.new_stops(), buttons, measure, inputs, results.components())
+    ended = wire(app.new_stops(), buttons, measure, inputs, results.components())
+    ended.then(finish, None, results.components(), concurrency_limit=None, **QUIET)  # of what was finished, if stopped
     for component in inputs:
         component.change(measure_extent, inputs, extent, **AT_ONCE)
     results.heard.input(listen, results.heard, results.players, **QUIET)
@@ -142,7 +163,11 @@ def _settings(app: App, more: gr.Accordion) -> Settings:
         temperature = gr.Slider(
             0.0, 1.5, value=0.0, step=0.05, label="Temperature", info="0: greedy; above, drawn by the seed."
         )
-    return Settings(decoders, steps, policies, rounds, seed, mask, is_judged, temperature)
+        tuned = [
+            gr.Number(getattr(DecodeOptions(), name), label=label, precision=precision, minimum=0, min_width=140)
+            for name, label, precision in TUNED
+        ]
+    return Settings(decoders, steps, policies, rounds, seed, mask, is_judged, temperature, *tuned)
 
 
 def _results(app: App) -> Results:
@@ -259,15 +284,21 @@ def _publish(app: App, settings: Settings) -> None:
         mask: str,
         is_judged: bool,
         temperature: float,
+        top_n: int,
+        alpha: float,
+        eps: float,
+        tau: float,
     ) -> Views:
         for clip in questions or []:
             check_clip(clip)
         asked = [Question(clip, words_of(clip)) for clip in questions or []]
-        found = order(app, asked, decoders, tokens_per_step, policies, rounds, seed, mask, is_judged, temperature)
+        how = (rounds, seed, mask, is_judged, temperature, top_n, alpha, eps, tau)
+        found = order(app, asked, decoders, tokens_per_step, policies, *how)
         reports = dict[Cell, Report]()
-        for items in arrivals(lambda: found.stream(app.model), is_alone=True):
-            reports |= {item.cell: item for item in items if isinstance(item, Report)}
-            yield {"rows": [report.row for report in in_order(found.cells, reports)]}, None
+        with closing(found.batches(app.model)) as batches:
+            for items in batches:
+                reports |= {item.cell: item for item in items if isinstance(item, Report)}
+                yield {"rows": [report.row for report in in_order(found.cells, reports)]}, None
         visit = Visit(reports=in_order(found.cells, reports))
         visit.figures = {name: plots.png(figure) for name, figure in figures(visit.reports).items()}
         refused = offered_cells(app.model, found.cells)[1]

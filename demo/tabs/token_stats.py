@@ -169,7 +169,7 @@ def _head_table(summary: dict[str, Any]) -> str:
     def texts(head: dict[str, Any]) -> Sequence[str]:
         pairs = [(head[name]["mean"], head[name]["p50"]) for name in ("max_prob", "entropy")]
         numbers = [*(value for pair in pairs for value in pair), head["logprob"]["mean"]]
-        name = "main head" if head["head"] == 0 else f"module {head['head']}"
+        name = f"head {head['head']}"
         kept = f"{100 * head['kept_share']:.0f} %"
         return [name, str(head["n"]), kept, *("" if value is None else f"{value:.2f}" for value in numbers)]
 

@@ -63,7 +63,9 @@ def bars(page: Page):
 
 def test_a_two_by_two_lab_and_its_export(page, served):
     open_page(page, served.url, TWO_BY_TWO)
-    expect(page.get_by_text("4 cells × 1 question × 3 rounds: up to 12 answers")).to_be_visible()
+    expect(
+        page.get_by_text("4 cells × 1 question × 3 rounds, with what they are compared with: 15 answers")
+    ).to_be_visible()
     run_lab(page)
     table = cells(page)
     assert [row[:3] for row in table] == [
@@ -130,6 +132,24 @@ def test_stop_ends_a_lab(page, served, tmp_path):
     expect(button(page, "Stop")).to_be_disabled()
 
 
+def test_a_stopped_lab_keeps_what_it_has_finished(page, served, tmp_path):
+    soundfile.write(tmp_path / "slowly.wav", tone(0.5), SAMPLE_RATE_HZ)
+    open_page(page, served.url, "?tab=lab&decoders=ntp,mtp_vocalnet&steps=1")
+    page.get_by_label(EXAMPLES[0].text).locator("visible=true").uncheck()
+    page.get_by_role("button", name=YOURS).click()
+    upload(page, tmp_path / "slowly.wav")
+    expect(page.get_by_text("2 cells × 1 question")).to_be_visible()
+    button(page, "Run").click()
+    expect(page.get_by_role("region", name="Speedup lab").locator("tbody tr")).to_have_count(2, timeout=120_000)
+    button(page, "Stop").click()
+    expect(status(page).last).to_have_text(STOPPED)
+    expect(button(page, "Table (CSV)")).to_be_enabled()
+    assert len(download(page, "Table (CSV)").read_text().splitlines()) == 3
+    with zipfile.ZipFile(download(page, ARCHIVE)) as archive:
+        assert len([name for name in archive.namelist() if name.startswith("runs/")]) == 2
+    expect(status(page).last).to_have_text(STOPPED)
+
+
 def test_a_blind_test_tells_after_the_vote(page, served):
     open_page(page, served.url, TWO_BY_TWO)
     run_lab(page)
@@ -158,7 +178,7 @@ def test_statistics_of_a_dropped_run_file(page, served, run_file):
         expect(page.get_by_text(fact, exact=True)).to_be_visible()
     expect(bars(page)).to_have_count(40)
     bars(page).nth(7).click()
-    expect(page.locator(".vn-token-facts")).to_contain_text("Unit 7 · token 8 of 40, 0.28 s, module 1")
+    expect(page.locator(".vn-token-facts")).to_contain_text("Unit 7 · token 8 of 40, 0.28 s, head 1")
     expect(page.locator(".vn-candidate")).to_have_count(10)
     expect(page.locator(".vn-taken")).to_have_text("1.750 %")
     widths = page.evaluate(
@@ -171,7 +191,7 @@ def test_statistics_of_a_dropped_run_file(page, served, run_file):
     expect(page.locator(".vn-token-facts")).to_contain_text("token 9 of 40")
     expect(page.locator(".vn-figure img").locator("visible=true")).to_have_count(2)
     heads = page.get_by_role("region", name="Means by head").locator("tbody tr")
-    expect(heads.nth(1)).to_contain_text("module 1")
+    expect(heads.nth(1)).to_contain_text("head 1")
     assert runs.load(rename(download(page, "Run file (ZIP)"))).question == "A dropped question?"
     assert len(download(page, "Tokens (CSV)").read_text().splitlines()) == 41
 

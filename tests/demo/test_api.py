@@ -55,6 +55,10 @@ def test_exactly_the_documented_endpoints_are_public(client):
             "mask",
             "is_judged",
             "temperature",
+            "top_n",
+            "alpha",
+            "eps",
+            "tau",
         ],
         "/stream": ["audio", *DECODING, "text", *SPEAKING],
         "/token_stats": ["run_file"],
@@ -175,6 +179,16 @@ def test_a_lab_draws_at_the_temperature_that_is_asked_for(client):
     assert (drawn["temperatures"], greedy["temperatures"]) == ([0.8], [0.0])
     with zipfile.ZipFile(archive) as files:
         assert "runs/mtp_vocalnet-3-T=0.8-question-1.zip" in files.namelist()
+
+
+def test_a_lab_tunes_its_policies(client):
+    how = ([handle_file(CLIP)], ["mtp_vocalnet"], [3], ["typical", "confidence", "top_n"], 1, 0, "full", False, 0.0)
+    own, _ = client.predict(*how, api_name="/speedup_lab")
+    tuned, _ = client.predict(*how, 2, 1.0, 0.3, 0.7, api_name="/speedup_lab")
+    assert [row["policy"] for row in own["rows"]] == ["typical=0.3 eps=0.09", "confidence=0.5", "top_n=5"]
+    assert [row["policy"] for row in tuned["rows"]] == ["typical=1 eps=0.3", "confidence=0.7", "top_n=2"]
+    with pytest.raises(AppError, match="field tau is empty"):
+        client.predict(*how, 2, 1.0, 0.3, None, api_name="/speedup_lab")
 
 
 def test_a_lab_that_cannot_be_run_is_refused_in_a_sentence(client, tmp_path):

@@ -76,9 +76,9 @@ def test_histograms_of_every_head_with_their_means():
     left, right = token_histograms(summary, "mtp_vocalnet").axes
     assert [len(axes.patches) for axes in (left, right)] == [3, 3]
     assert [text.get_text() for text in right.get_legend().get_texts()] == [
-        "main head: 1.00",
-        "module 1: 2.00",
-        "module 2: 3.00",
+        "head 0: 1.00",
+        "head 1: 2.00",
+        "head 2: 3.00",
     ]
     assert left.patches[0].get_data().values.sum() == pytest.approx(1)  # shares
 
