@@ -49,6 +49,7 @@ def test_a_bench_reports_cells_with_provenance(what, tiny_model):
         assert len(report["cells"]) == 2
     if what == "first-audio":
         assert all(0 < cell["llm_s"] < cell["median_s"] for cell in report["cells"])
+        assert all(cell["n_tokens"] > 0 < cell["tokens_per_s"] for cell in report["cells"])
     if what == "token2wav":
         assert all(cell["mel_difference"] < 2e-4 for cell in report["cells"])
 

@@ -182,6 +182,7 @@ def test_windows_are_announced(tiny_model):
         ({"text": "Hi", "voice": "anna"}, "one voice"),
         ({"text": "Hi", "options": DecodeOptions(tokens_per_step=9)}, "tokens_per_step is 9"),
         ({"text": "Hi", "options": DecodeOptions(policy="magic")}, "unknown policy"),
+        ({"text": "Hi", "speech": False, "options": DecodeOptions(policy="magic")}, "unknown policy"),
     ],
 )
 def test_bad_questions_are_refused_before_any_event(tiny_model, arguments, sentence):

@@ -27,7 +27,7 @@ from vocalnet.decoder.kernels import check_kernel, use_kernel
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.stream import Stream
 from vocalnet.decoder.talker import Talker
-from vocalnet.events import Timings
+from vocalnet.events import SpeechTokens, Timings
 from vocalnet.metrics.speedup import bound_by_layers, bound_by_weights
 from vocalnet.model import VocalNet
 from vocalnet.provenance import peak_memory_mb, provenance
@@ -382,25 +382,35 @@ def _whole_model(config: VocalNetConfig, tokenizer: Any, options: BenchOptions) 
     return model
 
 
-def _first_audios(model: VocalNet, options: BenchOptions, K: int, **speech: Any) -> list[Timings]:
-    """Returns the timings at the first sound of every run after a warm-up; `speech` as for `Session.stream`."""
+def _first_audios(model: VocalNet, options: BenchOptions, K: int, **speech: Any) -> list[tuple[Timings, int]]:
+    """Returns the timings at the first sound of every run after a warm-up, and the speech tokens up to there.
+
+    `speech` as for `Session.stream`.
+    """
     rng = np.random.default_rng(options.seed)
     question = (0.1 * rng.standard_normal(round(QUESTION_S * SAMPLE_RATE_HZ))).astype(np.float32)
     decode = replace(_exactly(options.n_tokens, K), mask="streaming")
     return [_first_audio(model, question, decode, speech) for _ in range(1 + options.repeats)][1:]
 
 
-def _stages(runs: Sequence[Timings]) -> dict[str, Any]:
-    """Returns the times to the first sound, and the medians of what each stage takes of them."""
-    firsts = [run.stages["first_audio"] for run in runs]
-    medians = {f"{name}_s": statistics.median(run.stages[name] for run in runs) for name in STAGES}
-    return {"seconds": firsts, "median_s": statistics.median(firsts), **medians}
+def _stages(runs: Sequence[tuple[Timings, int]]) -> dict[str, Any]:
+    """Returns the times to the first sound, the medians of what each stage takes of them, and the talker's speed."""
+    firsts = [run.stages["first_audio"] for run, _ in runs]
+    medians = {f"{name}_s": statistics.median(run.stages[name] for run, _ in runs) for name in STAGES}
+    speed = {
+        "n_tokens": runs[0][1],
+        "tokens_per_s": statistics.median(n / run.stages["talker"] for run, n in runs),
+    }
+    return {"seconds": firsts, "median_s": statistics.median(firsts), **medians, **speed}
 
 
-def _first_audio(model: VocalNet, question: np.ndarray, options: DecodeOptions, speech: dict[str, Any]) -> Timings:
-    """Returns the timings at the first sound of an answer, which then is cut off."""
-    events = model.stream(audio=(question, SAMPLE_RATE_HZ), options=options, **speech)
-    for event in events:
+def _first_audio(
+    model: VocalNet, question: np.ndarray, options: DecodeOptions, speech: dict[str, Any]
+) -> tuple[Timings, int]:
+    """Returns the timings at the first sound of an answer, which then is cut off, and its speech tokens so far."""
+    n_tokens = 0
+    for event in model.stream(audio=(question, SAMPLE_RATE_HZ), options=options, **speech):
+        n_tokens += len(event.tokens) if isinstance(event, SpeechTokens) else 0
         if isinstance(event, Timings) and "first_audio" in event.stages:
-            return event
+            return event, n_tokens
     raise ValueError("the answer ended before any sound: random weights wrote no text; try another --seed")

@@ -48,6 +48,14 @@ def test_encoder_output(token2wav, inputs, official, voice, key, options):
         assert_close(mu, official["mu"], ENCODER_TOLERANCE)
 
 
+def test_a_chunk_of_0_sees_everything(token2wav, inputs, voice):
+    whole = token2wav.flow(inputs["token"], *voice)
+    assert torch.equal(token2wav.flow(inputs["token"], *voice, chunk=0), whole)
+    for method in (token2wav.flow, token2wav.encode):
+        with pytest.raises(ValueError, match="chunk is -1"):
+            method(inputs["token"], *voice, chunk=-1)
+
+
 def test_encoder_of_vocalnet(token2wav, inputs, vocalnet, voice):
     assert_close(token2wav.encode(inputs["token"], *voice, chunk=50)[0], vocalnet["enc_out"], ENCODER_TOLERANCE)
 
