@@ -151,13 +151,13 @@ def _filled(value: float | None, name: str) -> float:
 
 
 def size(found: Order, model: Any, answer_s: float) -> str:
-    """Returns how much work a lab is, where an answer takes `answer_s`."""
+    """Returns how much work a lab is; `answer_s` is what the first answer took, the slowest of all."""
     parts = [(len(found.cells), "cell"), (len(found.questions), "question"), (found.rounds, "round")]
     product = " × ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in parts)
     n = lab.n_answers(model, found.questions, found.cells, found.rounds)
     n_judged = len(found.questions) * len(found.cells) if found.judges else 0
     seconds = max(1.0, n * answer_s + n_judged * JUDGING_S)
-    return f"{product}, with what they are compared with: {n} answers, about {seconds:.0f} s."
+    return f"{product}, with what they are compared with: {n} answers, about {seconds:.0f} s at most."
 
 
 def table(reports: Sequence[Report]) -> str:

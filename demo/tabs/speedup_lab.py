@@ -137,8 +137,8 @@ def tab(app: App) -> Settings:
 
     ended = wire(app.new_stops(), buttons, measure, inputs, results.components())
     ended.then(finish, None, results.components(), concurrency_limit=None, **QUIET)  # of what was finished, if stopped
-    for component in inputs:
-        component.change(measure_extent, inputs, extent, **AT_ONCE)
+    changes = [component.change for component in inputs]
+    gr.on(changes, measure_extent, inputs, extent, trigger_mode="always_last", **AT_ONCE)  # or an earlier one may win
     results.heard.input(listen, results.heard, results.players, **QUIET)
     _publish(app, settings)
     return settings
@@ -163,10 +163,11 @@ def _settings(app: App, more: gr.Accordion) -> Settings:
         temperature = gr.Slider(
             0.0, 1.5, value=0.0, step=0.05, label="Temperature", info="0: greedy; above, drawn by the seed."
         )
-        tuned = [
-            gr.Number(getattr(DecodeOptions(), name), label=label, precision=precision, minimum=0, min_width=140)
-            for name, label, precision in TUNED
-        ]
+        with gr.Row():
+            tuned = [
+                gr.Number(getattr(DecodeOptions(), name), label=label, precision=precision, minimum=0, min_width=200)
+                for name, label, precision in TUNED
+            ]
     return Settings(decoders, steps, policies, rounds, seed, mask, is_judged, temperature, *tuned)
 
 

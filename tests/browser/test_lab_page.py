@@ -64,7 +64,7 @@ def bars(page: Page):
 def test_a_two_by_two_lab_and_its_export(page, served):
     open_page(page, served.url, TWO_BY_TWO)
     expect(
-        page.get_by_text("4 cells × 1 question × 3 rounds, with what they are compared with: 15 answers")
+        page.get_by_text("4 cells × 1 question × 3 rounds, with what they are compared with: 15 answers, about")
     ).to_be_visible()
     run_lab(page)
     table = cells(page)
