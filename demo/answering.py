@@ -68,7 +68,10 @@ def snapshots(model: Any, **request: Any) -> Iterator[Snapshot]:
 
 
 def arrivals(
-    make: Callable[[], Generator[Any, None, None]], is_alone: bool = False, has_model: bool = True
+    make: Callable[[], Generator[Any, None, None]],
+    is_alone: bool = False,
+    has_model: bool = True,
+    limit_s: float = MAX_ANSWER_S,
 ) -> Generator[list[Any], None, None]:
     """Yields what a generator gives, pulled in a worker thread: all that has come, at least every `TICK_S` seconds.
 
@@ -78,7 +81,8 @@ def arrivals(
         make: makes the generator, in the worker.
         is_alone: it measures: also at most every `TICK_S` seconds, since drawing takes the interpreter from the worker,
             with the device to itself, and for as long as it takes.
-        has_model: its items are computed, in turns with those of other jobs, and end after `MAX_ANSWER_S`.
+        has_model: its items are computed, in turns with those of other jobs, and end after `limit_s`.
+        limit_s: waiting for its turns included.
 
     Raises:
         ValueError: it took too long, or the server is shutting down.
@@ -107,7 +111,7 @@ def arrivals(
         except Exception as error:  # handed to the reader of the inbox, who raises it
             inbox.put(_End(error))
 
-    deadline_s = time.monotonic() + (MAX_ANSWER_S if has_model and not is_alone else float("inf"))
+    deadline_s = time.monotonic() + (limit_s if has_model and not is_alone else float("inf"))
     threading.Thread(target=pull, name="answer", daemon=True).start()
     has_finished = False
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Generator, Sequence
 from contextlib import closing
 from dataclasses import dataclass
@@ -72,12 +73,12 @@ class Order:
     judges: Judges | None
 
     @property
-    def n_answers(self) -> int:
+    def n_own(self) -> int:
         """The answers of its cells, without those that they are compared with."""
         return len(self.questions) * len(self.cells) * self.rounds
 
     def batches(self, model: Any) -> Generator[list[Progress | Report], None, None]:
-        """Runs it, and yields what has come several times a second; the judges do not keep others from the model."""
+        """Runs it, and yields what has come several times a second; the judges take turns with other jobs."""
         lab.check_judges(self.judges)
         last: dict[Cell, Report] = {}
         measuring = partial(lab.stream, model, self.questions, self.cells, self.rounds)
@@ -86,7 +87,7 @@ class Order:
                 last |= {item.cell: item for item in items if isinstance(item, Report)}
                 yield items
         if self.judges is not None:
-            with closing(arrivals(partial(lab.judged, list(last.values()), self.judges), has_model=False)) as judged:
+            with closing(arrivals(partial(lab.judged, list(last.values()), self.judges), limit_s=math.inf)) as judged:
                 yield from judged
 
 
@@ -131,9 +132,9 @@ def order(
         raise ValueError(
             f"This lab would have {len(cells)} cells; {MAX_CELLS} are the most. Choose fewer of something."
         )
-    if found.n_answers > MAX_ANSWERS:
+    if found.n_own > MAX_ANSWERS:
         raise ValueError(
-            f"This lab would take {found.n_answers} answers; {MAX_ANSWERS} are the most. "
+            f"This lab would take {found.n_own} answers; {MAX_ANSWERS} are the most. "
             "Choose fewer cells, questions or rounds."
         )
     return found
@@ -143,21 +144,23 @@ def _filled(value: float | None, name: str) -> float:
     """Returns what a field holds.
 
     Raises:
-        ValueError: it was emptied.
+        ValueError: it was emptied, or holds no usable number.
     """
-    if value is None:
-        raise ValueError(f"The field {name} is empty: write a number, such as {getattr(DecodeOptions(), name):g}.")
+    if value is None or not math.isfinite(value):
+        raise ValueError(
+            f"The field {name} holds no number: write a number, such as {getattr(DecodeOptions(), name):g}."
+        )
     return value
 
 
-def size(found: Order, model: Any, answer_s: float) -> str:
+def size(found: Order, decoders: Sequence[str], answer_s: float) -> str:
     """Returns how much work a lab is; `answer_s` is what the first answer took, the slowest of all."""
     parts = [(len(found.cells), "cell"), (len(found.questions), "question"), (found.rounds, "round")]
     product = " × ".join(f"{n} {name}{'' if n == 1 else 's'}" for n, name in parts)
-    n = lab.n_answers(model, found.questions, found.cells, found.rounds)
+    n = lab.most_answers(decoders, len(found.questions), found.cells, found.rounds)
     n_judged = len(found.questions) * len(found.cells) if found.judges else 0
     seconds = max(1.0, n * answer_s + n_judged * JUDGING_S)
-    return f"{product}, with what they are compared with: {n} answers, about {seconds:.0f} s at most."
+    return f"{product}, with what they are compared with: up to {n} answers, about {seconds:.0f} s at most."
 
 
 def table(reports: Sequence[Report]) -> str:

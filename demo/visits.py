@@ -40,7 +40,8 @@ class Trial:
 class Visit:
     """One visitor's runs by name, the newest last; cells, reports, figures (PNG) and trials of the last lab.
 
-    `session` is the conversation and `n_turns` counts its answers and replays.
+    `is_lab_open` tells that the lab has begun, and its figures and files have not been made. `session` is the
+    conversation and `n_turns` counts its answers and replays.
     """
 
     runs: OrderedDict[str, Run] = field(default_factory=OrderedDict)
@@ -48,6 +49,7 @@ class Visit:
     reports: list[Report] = field(default_factory=list)
     figures: dict[str, bytes] = field(default_factory=dict)
     trials: list[Trial] = field(default_factory=list)
+    is_lab_open: bool = False
     n_runs: int = 0
     session: Any = None
     n_turns: int = 0

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
-from grid_reports import grid_report, judged
+from grid_reports import grid_report, judged, spoken
 
-from vocalnet.grids import GRIDS
+from vocalnet import DecodeOptions
+from vocalnet.grid import _tables
+from vocalnet.grids import GRIDS, Cell
 from vocalnet.orderings import CLAIMS, orderings
 from vocalnet.report import fill, load_results, no_worse_and_faster, pareto_points, sections
 
@@ -59,6 +62,22 @@ def test_the_finding_names_policies_that_earn_their_keep():
     assert "beyond doubt: none." in sections({"x": report})["x"]
     report["cells"] = [row for row in report["cells"] if row["policy"] == "fixed"]
     assert "beyond doubt" not in sections({"x": report})["x"]
+
+
+def test_fixed_3_at_another_temperature_is_another_cell():
+    own = partial(Cell, "mtp_vocalnet")
+    cells = (
+        (own(DecodeOptions(tokens_per_step=3)), 800.0, 2),
+        (own(DecodeOptions(tokens_per_step=3, temperature=1.0)), 300.0, 4),
+        (own(DecodeOptions(tokens_per_step=5, policy="top_n")), 700.0, 1),
+        (own(DecodeOptions(tokens_per_step=3, policy="rejection", temperature=1.0)), 400.0, 1),
+    )
+    found = {cell.label: {"said": cell.label, "answers": judged(n)} for cell, _, n in cells}
+    report = _tables([spoken(cell, speed) for cell, speed, _ in cells], found, seed=0, costs={})
+    rows = {row["cell"]: row for row in report["cells"]}
+    assert rows["mtp_vocalnet 3 rejection T=1"]["minus_fixed_3"]["wer"] == pytest.approx(-0.15)  # not of the greedy one
+    faster = [(row["cell"], times) for row, times in no_worse_and_faster(report)]
+    assert faster == [("mtp_vocalnet 3 rejection T=1", pytest.approx(4 / 3))]
 
 
 def table_report(grid, n_errors):

@@ -325,7 +325,8 @@ def bench_first_audio(config: VocalNetConfig, tokenizer: Any, options: BenchOpti
     cells = []
     for K in options.tokens_per_step:
         runs = _first_audios(model, options, K)
-        cells.append({"tokens_per_step": K, **_stages(runs)})
+        speed = statistics.median(n / run.stages["talker"] for run, n in runs)
+        cells.append({"tokens_per_step": K, "n_tokens": runs[0][1], "tokens_per_s": speed, **_stages(runs)})
     return cells
 
 
@@ -394,14 +395,10 @@ def _first_audios(model: VocalNet, options: BenchOptions, K: int, **speech: Any)
 
 
 def _stages(runs: Sequence[tuple[Timings, int]]) -> dict[str, Any]:
-    """Returns the times to the first sound, the medians of what each stage takes of them, and the talker's speed."""
+    """Returns the times to the first sound, and the medians of what each stage takes of them."""
     firsts = [run.stages["first_audio"] for run, _ in runs]
     medians = {f"{name}_s": statistics.median(run.stages[name] for run, _ in runs) for name in STAGES}
-    speed = {
-        "n_tokens": runs[0][1],
-        "tokens_per_s": statistics.median(n / run.stages["talker"] for run, n in runs),
-    }
-    return {"seconds": firsts, "median_s": statistics.median(firsts), **medians, **speed}
+    return {"seconds": firsts, "median_s": statistics.median(firsts), **medians}
 
 
 def _first_audio(

@@ -65,8 +65,8 @@ class Cell:
 
     @property
     def fixed_3(self) -> Cell:
-        """The same decoder as the paper ships it: three tokens per step, all kept."""
-        return _cell(self.decoder, 3)
+        """The same decoder, and temperature, as the paper ships it: three tokens per step, all kept."""
+        return _cell(self.decoder, 3, temperature=self.options.temperature)
 
 
 def table3(decoders: Sequence[str]) -> list[Cell]:
@@ -106,9 +106,8 @@ def policies(decoders: Sequence[str]) -> list[Cell]:
     cells += [_cell(OWN, K, policy="greedy_verify") for K in (3, 5)]
     for policy, values in tuned.items():
         cells += [_cell(OWN, 5, policy=policy, eps=EPS, **{PARAMETERS[policy][0]: value}) for value in values]
-    drawn: dict[str, Any] = {"temperature": 1.0, "seed": 0}
-    cells += [_cell(OWN, K, **drawn) for K in (1, 3)]
-    return cells + [_cell(OWN, K, policy="rejection", **drawn) for K in (3, 5)]
+    cells += [_cell(OWN, K, temperature=1.0) for K in (1, 3)]
+    return cells + [_cell(OWN, K, policy="rejection", temperature=1.0) for K in (3, 5)]
 
 
 def streaming(decoders: Sequence[str]) -> list[Cell]:

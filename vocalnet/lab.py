@@ -188,10 +188,22 @@ def judged(reports: Sequence[Report], judges: Judges) -> Generator[Progress | Re
         yield replace(report, row=report.row | {name: _rounded(found[name], COLUMNS[name]) for name in found})
 
 
-def n_answers(model: Any, questions: Sequence[Question], cells: Sequence[Cell], rounds: int) -> int:
-    """Returns how many answers a lab takes after its warm-up, those included that the cells are compared with."""
-    offered, _ = offered_cells(model, cells)
-    return _Bench(model, questions, offered, rounds).n_all if offered else 0
+def most_answers(decoders: Sequence[str], n_questions: int, cells: Sequence[Cell], rounds: int) -> int:
+    """Returns how many answers a lab takes at most after its warm-up, with those that its cells are compared with.
+
+    A checkpoint that has `decoders` and cannot run some of the cells takes fewer.
+    """
+    baselines, singles = _references(decoders, cells)
+    order = dict.fromkeys([*baselines, *singles, *cells])
+    n_timed = sum(cell in baselines or cell in cells for cell in order)
+    return n_questions * (len(order) + (rounds - 1) * n_timed)
+
+
+def _references(decoders: Sequence[str], cells: Sequence[Cell]) -> tuple[list[Cell], list[Cell]]:
+    """Returns the baselines, and each cell's own decoder at one token per step."""
+    single = replace(cells[0].options, tokens_per_step=1, policy="fixed")
+    baselines = [Cell(name, single) for name in BASELINES if name in decoders]
+    return baselines, [Cell(cell.decoder, single) for cell in cells]
 
 
 def measure(
@@ -206,12 +218,9 @@ class _Bench:
     """All state of one lab."""
 
     def __init__(self, model: Any, questions: Sequence[Question], cells: Sequence[Cell], rounds: int) -> None:
-        single = replace(cells[0].options, tokens_per_step=1, policy="fixed")
-        names = [name for name in BASELINES if name in model.decoders]
         self.model = model
         self.questions = questions
-        self.baselines = offered_cells(model, [Cell(name, single) for name in names])[0]
-        self.singles = offered_cells(model, [Cell(cell.decoder, single) for cell in cells])[0]
+        self.baselines, self.singles = (offered_cells(model, some)[0] for some in _references(model.decoders, cells))
         self.references = list(dict.fromkeys([*self.baselines, *self.singles]))  # what others are compared with
         order = dict.fromkeys([*self.references, *cells])
         self.timed = [cell for cell in order if cell in self.baselines or cell in cells]

@@ -361,15 +361,19 @@ def no_worse_and_faster(report: dict[str, Any]) -> list[tuple[dict[str, Any], fl
 
     Beyond doubt: the whole 95 % interval of the paired difference lies above 0. Each with how many times as fast it is.
     """
+
+    def how(cell: dict[str, Any]) -> tuple[str, float]:
+        return cell["decoder"], cell["options"]["temperature"]
+
     fixed = {
-        cell["decoder"]: cell["tokens_per_s"]
+        how(cell): cell["tokens_per_s"]
         for cell in report["cells"]
         if cell["policy"] == "fixed" and cell["tokens_per_step"] == 3
     }
     found = []
     for cell in report["cells"]:
         if cell["policy"] != "fixed" and cell["minus_fixed_3"] is not None:
-            faster = cell["tokens_per_s"] / fixed[cell["decoder"]]
+            faster = cell["tokens_per_s"] / fixed[how(cell)]
             if faster > 1 and cell["minus_fixed_3"]["ci95"][0] <= 0:
                 found.append((cell, faster))
     return found

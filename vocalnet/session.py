@@ -178,8 +178,8 @@ class Session:
         run = _Run(self.clock, self.clock(), stages, self.model.device)
         if (audio is None) == (text is None or not text.strip()):
             raise ValueError("Give one question: either audio (a path or (samples, sample_rate_hz)) or text.")
-        if options is not None and self.model.talker is not None:
-            self.model.talker.session(options)  # says what it cannot do, also where nothing is to be spoken
+        if not speech and options is not None and self.model.talker is not None:
+            self.model.talker.session(options)  # says what it cannot do, though nothing is to be spoken
         speaking = self._speaking(voice, options, sound) if speech else None
         samples = None if audio is None else self._heard(run, audio)
         return self._stream(run, samples, text, speaking, prompt)

@@ -105,6 +105,7 @@ def tab(app: App) -> Settings:
         found = order(app, _questions(numbers, clip), *values)
         visit = app.visits.of(visitor)
         visit.cells, visit.reports, visit.figures, visit.trials = found.cells, [], {}, []
+        visit.is_lab_open = True
         yield _blank(results)
         start, reports, line = time.perf_counter(), dict[Cell, Report](), "Starting"
         with TemporaryDirectory() as folder, closing(found.batches(app.model)) as batches:
@@ -118,7 +119,8 @@ def tab(app: App) -> Settings:
 
     def finish(request: gr.Request) -> Views:
         visit = app.visits.of(request.session_hash)
-        if not visit.reports:  # it was stopped, or failed, before a cell had finished a round
+        is_open, visit.is_lab_open = visit.is_lab_open, False
+        if not (is_open and visit.reports):  # it never began, or was stopped before a cell had finished a round
             yield {results.table: gr.skip()}
             return
         with TemporaryDirectory() as folder:
@@ -126,7 +128,7 @@ def tab(app: App) -> Settings:
 
     def measure_extent(numbers: Sequence[int], clip: str | None, *values: Any) -> str:
         try:
-            return render.status(size(order(app, _questions(numbers, clip), *values), app.model, app.warmup_s))
+            return render.status(size(order(app, _questions(numbers, clip), *values), app.model.decoders, app.warmup_s))
         except Exception as error:
             return render.status(explain(error), "problem")
 

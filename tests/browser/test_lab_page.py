@@ -64,7 +64,7 @@ def bars(page: Page):
 def test_a_two_by_two_lab_and_its_export(page, served):
     open_page(page, served.url, TWO_BY_TWO)
     expect(
-        page.get_by_text("4 cells × 1 question × 3 rounds, with what they are compared with: 15 answers, about")
+        page.get_by_text("4 cells × 1 question × 3 rounds, with what they are compared with: up to 15 answers")
     ).to_be_visible()
     run_lab(page)
     table = cells(page)
@@ -168,6 +168,11 @@ def test_a_blind_test_tells_after_the_vote(page, served):
     page.wait_for_timeout(500)
     with zipfile.ZipFile(download(page, ARCHIVE)) as archive:
         assert '"preferred": "second"' in archive.read("votes.json").decode()
+    page.get_by_label(EXAMPLES[0].text).locator("visible=true").uncheck()
+    button(page, "Run").click()
+    expect(status(page).first).to_contain_text("Choose or record")
+    page.wait_for_timeout(500)  # what was refused takes nothing away
+    expect(page.get_by_role("region", name="Votes").locator("tbody tr").first).to_have_text(f"{second}11")
 
 
 def test_statistics_of_a_dropped_run_file(page, served, run_file):

@@ -187,7 +187,7 @@ def test_a_lab_tunes_its_policies(client):
     tuned, _ = client.predict(*how, 2, 1.0, 0.3, 0.7, api_name="/speedup_lab")
     assert [row["policy"] for row in own["rows"]] == ["typical=0.3 eps=0.09", "confidence=0.5", "top_n=5"]
     assert [row["policy"] for row in tuned["rows"]] == ["typical=1 eps=0.3", "confidence=0.7", "top_n=2"]
-    with pytest.raises(AppError, match="field tau is empty"):
+    with pytest.raises(AppError, match="field tau holds no number"):
         client.predict(*how, 2, 1.0, 0.3, None, api_name="/speedup_lab")
 
 

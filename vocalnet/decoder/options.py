@@ -131,7 +131,8 @@ class DecodeOptions:
         top_k: sample among the k most likely only.
         top_p: sample among the most likely tokens that together have this probability.
         penalty: repetition penalty, None for none.
-        max_tokens: the most tokens to return; None: as many as the talker has positions for.
+        max_tokens: the most tokens to return; None: as many as the talker has positions for, or under `count`
+            "released" as the published code says.
         min_tokens: no end token before this many.
         seed: of the draws; None: a fresh one each time.
         mask: "full": the whole text is known; "streaming": speech of a chunk sees the text up to its chunk.
@@ -172,7 +173,7 @@ class DecodeOptions:
         if self.n_candidates < 0:
             raise ValueError("n_candidates must be 0 (none) or positive")
         if not 0 <= self.temperature < math.inf:
-            raise ValueError("temperature must be 0 (greedy) or positive")
+            raise ValueError("temperature must be 0 (greedy) or positive, and finite")
         if self.seed is not None and abs(self.seed) >= 2**53:
             raise ValueError("seed must be a whole number below 2**53 (larger ones are not exact in JSON), or None")
         for name in ("top_k", "max_tokens", "text_chunk", "speech_chunk"):
@@ -182,9 +183,9 @@ class DecodeOptions:
         if self.repetition_aware is not None and self.temperature == 0:
             raise ValueError("repetition_aware draws again; greedy decoding draws nothing: set a temperature")
         if not (0 < self.eps < math.inf and 0 < self.alpha < math.inf):
-            raise ValueError("eps and alpha must be positive")
+            raise ValueError("eps and alpha must be positive and finite")
         if self.top_n < 1 or not 0 <= self.tau < math.inf:
-            raise ValueError("top_n must be at least 1 and tau at least 0")
+            raise ValueError("top_n must be at least 1, and tau at least 0 and finite")
         if self.top_p is not None and not 0 < self.top_p <= 1:
             raise ValueError("top_p must be above 0 and at most 1, or None")
 

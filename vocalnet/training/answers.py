@@ -42,10 +42,6 @@ class Answers:
         """Returns padded features (B, L_max, ...) and their lengths (B,)."""
         return pad([features[i] for i in index])
 
-    def units(self, data: Path) -> list[Tensor]:
-        """Returns the speech tokens (T_i,) of every answer, from `data/units`."""
-        return [torch.from_numpy(np.load(data / "units" / f"{name}.npy")) for name in self.names]
-
     def mel_statistics(self) -> tuple[Tensor, Tensor]:
         """Returns mean and deviation of the vocoder mel over all frames and bins."""
         frames = torch.cat(self.mel)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from vocalnet.training.answers import Answers
@@ -20,7 +21,7 @@ def train_flow(flow: Flow, answers: Answers, data: Path, folder: Path, options: 
         options: "loop" (LoopConfig), "batch_size", "bf16", "prior" (weight, see `flow_matching_loss`).
     """
     loop = LoopConfig(**options["loop"])
-    units = answers.units(data)
+    units = [torch.from_numpy(np.load(data / "units" / f"{name}.npy")) for name in answers.names]
     order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
     config = flow.config
     ratio = config.token_mel_ratio
