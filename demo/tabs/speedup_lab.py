@@ -139,8 +139,8 @@ def tab(app: App) -> Settings:
 
     ended = wire(app.new_stops(), buttons, measure, inputs, results.components())
     ended.then(finish, None, results.components(), concurrency_limit=None, **QUIET)  # of what was finished, if stopped
-    changes = [component.change for component in inputs]
-    gr.on(changes, measure_extent, inputs, extent, trigger_mode="always_last", **AT_ONCE)  # or an earlier one may win
+    for component in inputs:
+        component.change(measure_extent, inputs, extent, **AT_ONCE)
     results.heard.input(listen, results.heard, results.players, **QUIET)
     _publish(app, settings)
     return settings
