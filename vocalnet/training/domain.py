@@ -329,6 +329,7 @@ SHARES = {
         "calendar": 0.04,
         "clock": 0.04,
         "counting": 0.04,
+        "comparison": 0.04,
         "greetings": 0.04,
     },
 }
