@@ -12,7 +12,10 @@ from typer.testing import CliRunner
 from tests.conftest import tiny_config
 from vocalnet.__main__ import app
 from vocalnet.bench import PRESETS, WHAT, BenchOptions, _talkers, bench, bench_talker, take_turns
+from vocalnet.checkpoint import NANO
+from vocalnet.config import VocalNetConfig
 from vocalnet.model import VocalNet
+from vocalnet.provenance import fingerprint
 
 OPTIONS = BenchOptions(tokens_per_step=(1, 3), n_tokens=12, repeats=2, kernel="plain")
 
@@ -52,6 +55,13 @@ def test_a_bench_reports_cells_with_provenance(what, tiny_model):
         assert all(cell["n_tokens"] > 0 < cell["tokens_per_s"] for cell in report["cells"])
     if what == "token2wav":
         assert all(cell["mel_difference"] < 2e-4 for cell in report["cells"])
+
+
+def test_heads_share_one_packed_backbone():
+    config = VocalNetConfig.from_file(NANO / "config.json").talker  # tiny ones have nothing to pack
+    talkers = _talkers(config, replace(OPTIONS, heads=("ntp", "mtp_vocalnet"), kernel="packed"))
+    assert talkers["ntp"].decoder is talkers["mtp_vocalnet"].decoder
+    assert fingerprint(talkers["ntp"]) != fingerprint(talkers["mtp_vocalnet"])
 
 
 @pytest.mark.parametrize("preset", PRESETS)

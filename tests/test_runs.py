@@ -16,6 +16,7 @@ from fakes import FakeModel
 
 import vocalnet
 from vocalnet import DecodeOptions, RepetitionPenalty, VocoderOptions, runs
+from vocalnet.decoder.kernels import use_kernel
 from vocalnet.decoder.options import RepetitionAware
 from vocalnet.events import AudioChunk, Finished, SpeechTokens, TextDelta
 from vocalnet.provenance import fingerprint
@@ -101,6 +102,12 @@ def test_the_fingerprint_follows_the_weights_and_not_the_kernel(tiny_model):
     rearranged = copy.deepcopy(tiny_model)
     rearranged.use_kernel("packed")
     assert fingerprint(rearranged) == before == fingerprint(tiny_model)
+    in_parts = vocalnet.load("nano", kernel="plain")
+    before = fingerprint(in_parts)
+    use_kernel(in_parts.talker.decoder.layers[0].mlp.down_proj, "packed")  # nothing inside: it stays
+    use_kernel(in_parts.talker.decoder.layers[0].mlp, "packed")
+    in_parts.use_kernel("packed")
+    assert fingerprint(in_parts) == before
 
 
 def test_another_decoder_is_another_model():

@@ -52,9 +52,9 @@ def fingerprint(module: nn.Module) -> str:
     return digest.hexdigest()[:12]
 
 
-def keep_fingerprint(module: nn.Module) -> None:
-    """Makes a module remember its fingerprint, before its weights are rearranged."""
-    setattr(module, FIRST_FINGERPRINT, fingerprint(module))
+def keep_fingerprint(module: nn.Module, plain: nn.Module | None = None) -> None:
+    """Makes a module remember its fingerprint before its weights are rearranged, or that of what it stands for."""
+    setattr(module, FIRST_FINGERPRINT, fingerprint(module if plain is None else plain))
 
 
 def peak_memory_mb() -> float | None:

@@ -41,6 +41,7 @@ class Packed(nn.Module):
 
     def __init__(self, layer: nn.Linear | nn.Conv1d, weight: Tensor) -> None:
         super().__init__()
+        keep_fingerprint(self, layer)
         self.plain_shape = layer.weight.shape
         self.weight = nn.Parameter(weight, requires_grad=False)
         self.bias = None if layer.bias is None else nn.Parameter(layer.bias.detach(), requires_grad=False)
