@@ -71,7 +71,7 @@ def arrivals(
     make: Callable[[], Generator[Any, None, None]],
     is_alone: bool = False,
     has_model: bool = True,
-    limit_s: float = MAX_ANSWER_S,
+    limit_s: float | None = None,
 ) -> Generator[list[Any], None, None]:
     """Yields what a generator gives, pulled in a worker thread: all that has come, at least every `TICK_S` seconds.
 
@@ -82,7 +82,7 @@ def arrivals(
         is_alone: it measures: also at most every `TICK_S` seconds, since drawing takes the interpreter from the worker,
             with the device to itself, and for as long as it takes.
         has_model: its items are computed, in turns with those of other jobs, and end after `limit_s`.
-        limit_s: waiting for its turns included.
+        limit_s: waiting for its turns included; None: `MAX_ANSWER_S`.
 
     Raises:
         ValueError: it took too long, or the server is shutting down.
@@ -111,6 +111,7 @@ def arrivals(
         except Exception as error:  # handed to the reader of the inbox, who raises it
             inbox.put(_End(error))
 
+    limit_s = MAX_ANSWER_S if limit_s is None else limit_s
     deadline_s = time.monotonic() + (limit_s if has_model and not is_alone else float("inf"))
     threading.Thread(target=pull, name="answer", daemon=True).start()
     has_finished = False
