@@ -194,7 +194,7 @@ def test_report_prints_draws_writes_and_checks(tmp_path):
     assert run("report", results, "--readme", readme, "--check").exit_code == 0
     figures.mkdir()
     drawn = last_json(run("report", results, "--figures", figures, "--json"))["figures"]
-    assert drawn == [str(figures / "policies-pareto.png"), str(figures / "policies-tokens.png")]
+    assert drawn == [str(figures / f"policies-{what}.png") for what in ("pareto", "tokens", "ntp-tokens")]
     assert all((figures / name).read_bytes().startswith(b"\x89PNG") for name in drawn)
 
 

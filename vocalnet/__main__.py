@@ -361,7 +361,8 @@ def make_report(
         if not check:
             with files.atomic_path(readme) as temporary:
                 temporary.write_text(filled, encoding="utf-8")
-    shown = "\n\n".join(f"## {name}\n\n{table}" for name, table in tables.items())
+    ours_first = sorted(tables, key=lambda name: name.startswith("published-"))
+    shown = "\n\n".join(f"## {name}\n\n{tables[name]}" for name in ours_first)
     done = ", ".join([*drawn, *([str(readme)] if readme else [])])
     show({"tables": tables, "figures": drawn}, as_json, text=done or shown)
 
