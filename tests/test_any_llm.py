@@ -133,6 +133,14 @@ def test_hearing_trains_encoder_and_adaptor_alone_on_clips_with_and_without_answ
     train_alignment(model, data, tmp_path / "words", {**options, "lists": ["drills"]}, seed=1)
     log = [json.loads(line) for line in (tmp_path / "words" / "metrics.jsonl").read_text().splitlines()]
     assert all(row["answer"] == 0 and row["ctc"] > 0 for row in log)  # the LLM has no say on lists of words
+    before = {name: value.clone() for name, value in model.encoder.state_dict().items()}
+    n_layers = len(model.encoder.whisper.layers)
+    train_alignment(model, data, tmp_path / "last", {**options, "layers": n_layers - 1}, seed=1)
+    moved = {name for name, value in model.encoder.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".")[2] for name in moved} == {str(n) for n in range(1, n_layers)}
+    assert all(".layers." in name for name in moved)
+    with pytest.raises(ValueError, match="choose how many of its last"):
+        train_alignment(model, data, tmp_path / "more", {**options, "layers": 9}, seed=1)
 
 
 @pytest.mark.parametrize("model_type", LLMS)

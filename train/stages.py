@@ -70,7 +70,7 @@ def vocoder(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     hift = begin(recipe, "hift", lambda: Hift(recipe.model.hift))
     train_vocoder(hift, answers, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "hift", hift)
+    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16)  # sounds like float16 and packs smaller
 
 
 def flow(recipe: Recipe) -> None:
@@ -78,7 +78,7 @@ def flow(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     trained = begin(recipe, "flow", lambda: Flow(recipe.model.flow))
     train_flow(trained, answers, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "flow", trained)
+    save_component(recipe.checkpoint, "flow", trained, torch.bfloat16)
 
 
 def goes_on(recipe: Recipe) -> bool:

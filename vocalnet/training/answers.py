@@ -51,4 +51,6 @@ class Answers:
 def mel_settings(hift: HiftConfig) -> dict[str, int]:
     """Returns the arguments of `flow_mel` for the mel that a vocoder reads."""
     hop = hift.samples_per_frame
-    return {"sample_rate_hz": hift.sample_rate_hz, "n_fft": hift.mel_window_hops * hop, "hop": hop}
+    window = hift.mel_window_hops * hop
+    n_fft = max(window, 2 * hop)  # a window of one hop has too few bins for narrow filters: it is padded with zeros
+    return {"sample_rate_hz": hift.sample_rate_hz, "n_fft": n_fft, "hop": hop, "window": window}

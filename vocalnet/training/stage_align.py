@@ -35,7 +35,7 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
     """Freezes all but what a method trains; returns what is to be merged afterwards, if anything.
 
     Raises:
-        ValueError: there is no such method.
+        ValueError: there is no such method, or the encoder has no such number of layers.
     """
     method = options.get("method", "lora")
     if method not in METHODS:
@@ -46,7 +46,12 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
     model.requires_grad_(False)
     model.adaptor.requires_grad_(True)
     if method == "hearing":
-        model.encoder.requires_grad_(True)
+        layers = model.encoder.whisper.layers
+        n_layers = options.get("layers", len(layers))
+        if not 0 <= n_layers <= len(layers):
+            raise ValueError(f"layers is {n_layers}; the encoder has {len(layers)}: choose how many of its last train.")
+        model.encoder.requires_grad_(n_layers == len(layers))
+        layers[len(layers) - n_layers :].requires_grad_(True)
         return None
     return add_lora(model.llm, **options["lora"])
 
@@ -56,14 +61,15 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "bf16", "method": "lora" (the default, with "lora": rank, alpha,
-            dropout), "experts" or "hearing", "transcribe": share of the clips that are to be written down instead of
-            answered, "recognise": weight of the adaptor's losses of stage_pace; both align faster than answers alone;
-            "lists" of clips ("train" alone by default), of which those without an answer have the adaptor's losses only
-            (the LLM, which was never told to write down lists of words, would mislead);
-            "masked": zero stretches of the clips (SpecAugment).
+            dropout), "experts" or "hearing" (with "layers": how many of the encoder's last layers learn, all by
+            default), "transcribe": share of the clips that are to be written down instead of answered, "recognise":
+            weight of the adaptor's losses of stage_pace; both align faster than answers alone; "lists" of clips
+            ("train" alone by default), of which those without an answer have the adaptor's losses only (the LLM, which
+            was never told to write down lists of words, would mislead); "masked": zero stretches of the clips
+            (SpecAugment).
 
     Raises:
-        ValueError: there is no such method, or the LLM cannot have experts.
+        ValueError: there is no such method, the LLM cannot have experts, or the encoder has no such number of layers.
     """
     entries = [e for name in options.get("lists", ["train"]) for e in read_list(data, name)]
     paths = [data / e["speech"] for e in entries]

@@ -14,14 +14,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from vocalnet.config import HiftConfig
-from vocalnet.training.answers import Answers, mel_settings
+from vocalnet.training.answers import Answers
 from vocalnet.training.discriminator import Discriminator
 from vocalnet.training.loop import LoopConfig, Losses, train
 from vocalnet.vocoder.frontend import flow_mel
 from vocalnet.vocoder.hift import Hift
 
 RESOLUTIONS = ((256, 64), (512, 128), (1024, 256), (2048, 512))  # n_fft, hop
-F0_WEIGHT, MEL_WEIGHT, ADVERSARIAL_WEIGHT, MATCHING_WEIGHT = 0.02, 1.0, 0.1, 2.0
+MEL_RESOLUTIONS = ((128, 32, 20), (256, 64, 40), (512, 128, 80), (1024, 256, 160))  # n_fft, hop, n_mels
+F0_WEIGHT, MEL_WEIGHT, ADVERSARIAL_WEIGHT, MATCHING_WEIGHT = 0.02, 2.0, 0.1, 2.0
 
 
 def pitch(samples: np.ndarray, hift: HiftConfig, n_frames: int) -> Tensor:
@@ -58,11 +59,21 @@ def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
     return total / len(RESOLUTIONS)
 
 
+def mel_loss(predicted: Tensor, target: Tensor, sample_rate_hz: int) -> Tensor:
+    """Returns the L1 distance of the log-mels of waves (B, n) at several resolutions (as in arXiv 2306.06546)."""
+    total = predicted.new_zeros(())
+    for n_fft, hop, n_mels in MEL_RESOLUTIONS:
+        x, y = (flow_mel(wave, sample_rate_hz, n_fft, hop, n_mels, sample_rate_hz / 2) for wave in (predicted, target))
+        total = total + functional.l1_loss(x, y)
+    return total / len(MEL_RESOLUTIONS)
+
+
 def train_vocoder(vocoder: Hift, answers: Answers, folder: Path, options: dict[str, Any], seed: int) -> None:
     """Trains a vocoder in place on random segments of the answers.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "segment_frames", "discriminator" (its channels).
+        options: "loop" (LoopConfig), "batch_size", "segment_frames", "discriminator" (its channels), "judged" (how
+            many segments of a batch it is shown; all by default).
     """
     loop = LoopConfig(**options["loop"])
     config = vocoder.config
@@ -70,8 +81,8 @@ def train_vocoder(vocoder: Hift, answers: Answers, folder: Path, options: dict[s
     discriminator = Discriminator(options["discriminator"])
     f0 = [pitch(x, config, len(m)) for x, m in zip(answers.samples, answers.mel, strict=True)]
     hop, frames = config.samples_per_frame, options["segment_frames"]
+    n_judged = options.get("judged", options["batch_size"])
     long_enough = [i for i, mel in enumerate(answers.mel) if len(mel) >= frames]
-    settings = mel_settings(config)
 
     def segments(rng: np.random.Generator) -> tuple[Tensor, Tensor, Tensor]:
         """Returns waves (B, n), mels (B, n_mels, N) and f0 (B, N) of random segments."""
@@ -87,9 +98,9 @@ def train_vocoder(vocoder: Hift, answers: Answers, folder: Path, options: dict[s
         waves, mels, pitches = segments(np.random.default_rng([seed, step]))
         predicted = vocoder.decode(mels, vocoder.source(pitches, generator=generator))
         stft = spectral_loss(predicted, waves)
-        mel = functional.l1_loss(flow_mel(predicted, **settings), mels)
+        mel = mel_loss(predicted, waves, config.sample_rate_hz)
         f0_loss = functional.l1_loss(vocoder.f0(mels), pitches)
-        own, adversarial, matching = discriminator.losses(waves, predicted)
+        own, adversarial, matching = discriminator.losses(waves[:n_judged], predicted[:n_judged])
         parts = {"stft": stft, "mel": mel, "f0_hz": f0_loss, "own": own, "real": adversarial, "matching": matching}
         spectral = stft + MEL_WEIGHT * mel + F0_WEIGHT * f0_loss
         total = spectral + own + ADVERSARIAL_WEIGHT * adversarial + MATCHING_WEIGHT * matching

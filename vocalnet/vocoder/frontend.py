@@ -51,19 +51,28 @@ def flow_mel(
     hop: int = 480,
     n_mels: int = 80,
     max_hz: float = 8000.0,
+    window: int | None = None,
 ) -> Tensor:
     """Returns the natural-log mel magnitudes that the flow predicts (HiFi-GAN, Matcha-TTS), (B, n_mels, n // hop).
 
+    Args:
+        x: signal, (n,) or (B, n).
+        sample_rate_hz: its rate.
+        n_fft, hop: samples per transform and from frame to frame.
+        n_mels, max_hz: filters, and where the last one ends.
+        window: samples that a frame looks at, in the middle of its transform; None: all `n_fft`.
+
     Raises:
-        ValueError: too short for one window.
+        ValueError: too short for one transform.
     """
     samples = _rows(x)
     margin = (n_fft - hop) // 2
     if samples.shape[1] <= margin:
         raise ValueError(f"The recording has {samples.shape[1]} samples; the mel needs more than {margin}.")
     padded = functional.pad(samples, (margin, margin), mode="reflect")
-    window = torch.hann_window(n_fft, device=padded.device)
-    spectrum = torch.stft(padded, n_fft, hop, window=window, center=False, return_complex=True)  # (B, K, F)
+    n_window = n_fft if window is None else window
+    hann = torch.hann_window(n_window, device=padded.device)
+    spectrum = torch.stft(padded, n_fft, hop, n_window, hann, center=False, return_complex=True)  # (B, K, F)
     magnitude = torch.sqrt(torch.view_as_real(spectrum).square().sum(-1) + 1e-9)
     filters = slaney_filters(sample_rate_hz, n_fft, n_mels, max_hz).to(padded)
     return (filters @ magnitude).clamp(min=1e-5).log()  # (B, n_mels, F)
