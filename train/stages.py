@@ -70,7 +70,7 @@ def vocoder(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     hift = begin(recipe, "hift", lambda: Hift(recipe.model.hift))
     train_vocoder(hift, answers, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16)  # sounds like float16 and packs smaller
+    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16)  # packs smaller than float16
 
 
 def flow(recipe: Recipe) -> None:
