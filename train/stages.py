@@ -180,8 +180,9 @@ def speak(recipe: Recipe) -> None:
 
 
 def talker(recipe: Recipe) -> None:
-    """Stage 2: speech projector, decoder and head on the frozen rest."""
-    model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker="typed_talker")
+    """Stage 2: speech projector, decoder and head on the frozen rest; from typed questions on, or goes on (`start`)."""
+    first = "talker" if goes_on(recipe) else "typed_talker"
+    model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker=first)
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     save_component(recipe.checkpoint, "talker", model.talker)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())

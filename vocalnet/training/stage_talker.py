@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from tqdm import tqdm
 
@@ -25,14 +26,24 @@ from vocalnet.training.stage_text import at_spoken_pace, pause_id
 CACHE_BATCH = 32
 
 
-def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int) -> list[dict[str, Any]]:
-    """Returns at most `per_answer` random questions for each distinct answer: speech is learned from answers."""
+def pick_entries(
+    entries: list[dict[str, Any]], per_answer: int, seed: int, per_topic: int = 0
+) -> list[dict[str, Any]]:
+    """Returns at most `per_answer` random questions for each distinct answer: speech is learned from answers.
+
+    A topic that has so few answers that it would get less than `per_topic` questions may repeat its answers further, all
+    as often: else the one sentence of all refusals would hardly be heard among thousands of words to repeat.
+    """
     shuffled = random.Random(seed).sample(entries, len(entries))
+    answers: dict[str | None, set[str]] = {}
+    for entry in shuffled:
+        answers.setdefault(entry.get("topic"), set()).add(entry["answer"])
+    limits = {topic: max(per_answer, math.ceil(per_topic / len(own))) for topic, own in answers.items()}
     counts: dict[str, int] = {}
     picked = []
     for entry in shuffled:
         counts[entry["answer"]] = counts.get(entry["answer"], 0) + 1
-        if counts[entry["answer"]] <= per_answer:
+        if counts[entry["answer"]] <= limits[entry.get("topic")]:
             picked.append(entry)
     return picked
 
@@ -77,12 +88,13 @@ def gather_speeches(model: VocalNet, data: Path, split: str, options: dict[str, 
         model: whose LLM answers.
         data: the corpus.
         split: "train": up to "per_answer" questions for each distinct answer; "dev": "n_dev" different answers.
-        options: these two numbers, and "typed": whether the LLM reads the questions instead of hearing them.
+        options: these two numbers, "typed": whether the LLM reads the questions instead of hearing them, and optionally
+            "per_topic" (see `pick_entries`).
         seed: of the choice.
     """
     model.requires_grad_(False).eval()
     if split == "train":
-        entries = pick_entries(read_list(data, split), options["per_answer"], seed)
+        entries = pick_entries(read_list(data, split), options["per_answer"], seed, options.get("per_topic", 0))
     else:
         entries = pick_entries(read_list(data, split), 1, seed)[: options["n_dev"]]
     units = [torch.from_numpy(np.load(data / e["units"])) for e in entries]
@@ -100,12 +112,16 @@ def fit_talker(
         dev: what its losses are measured on.
         folder: of the resume state and the log.
         options: "loop" (LoopConfig), "batch_size", "bf16", "eval_every", "corrupt": share of the speech tokens that
-            enter as random ones, so that a wrong token in decoding does not derail the rest.
+            enter as random ones, so that a wrong token in decoding does not derail the rest; and optionally "dropout",
+            in place of the talker's own.
         seed: of the batches' order, the masks, dropout and corruption.
     """
     units, hidden = answers.units, answers.hidden
     dev_hidden = [row.float() for row in dev.hidden]
     talker.requires_grad_(True)
+    for module in talker.modules():
+        if isinstance(module, nn.Dropout) and "dropout" in options:
+            module.p = options["dropout"]
     order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
 
     def losses(step: int, generator: torch.Generator) -> Losses:
