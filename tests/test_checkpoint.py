@@ -1,6 +1,7 @@
 """Checkpoint folders: round trip, strict keys, clear sentences."""
 
 import json
+import zlib
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vocalnet
-from vocalnet.checkpoint import components, describe, load, save_decoder
+from vocalnet.checkpoint import coarse, components, describe, load, save_component, save_decoder
 from vocalnet.decoder import kernels
 from vocalnet.decoder.talker import Talker
 
@@ -53,6 +54,22 @@ def test_save_and_load_give_the_same_answer(tiny_model, folder, question):
     want, got = (m.respond(audio=question, options=options) for m in (tiny_model.half().float(), loaded))
     assert got.text == want.text
     assert got.speech_tokens == want.speech_tokens
+
+
+def test_coarse_weights_lose_little_and_pack_smaller(tmp_path):
+    linear = torch.nn.Linear(300, 200)
+    torch.nn.init.normal_(linear.weight, std=0.07)
+    sizes = []
+    for name, is_coarse in (("fine", False), ("rough", True)):
+        save_component(tmp_path, name, linear, torch.bfloat16, is_coarse)
+        sizes.append(len(zlib.compress((tmp_path / f"{name}.safetensors").read_bytes())))
+    assert sizes[1] < 0.8 * sizes[0]
+    rough = load_file(tmp_path / "rough.safetensors")
+    error = (rough["weight"].float() - linear.weight).square().mean().sqrt()
+    assert 0 < error < 0.015 * 0.07
+    assert torch.equal(rough["bias"], linear.bias.bfloat16())
+    assert torch.equal(coarse(rough["weight"]), rough["weight"].float())  # rounding again changes nothing
+    assert torch.equal(coarse(torch.ones(8192)), torch.ones(8192))
 
 
 def test_every_missing_and_unexpected_key_is_named(folder):

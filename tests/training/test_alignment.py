@@ -2,12 +2,16 @@
 
 import copy
 import random
+from collections import Counter
+from dataclasses import replace
 
 import torch
 
 from vocalnet.adaptor import group_frames
+from vocalnet.decoder.talker import Talker
+from vocalnet.training.speeches import Speeches
 from vocalnet.training.stage_pace import TokenReader, encode_clips, start_at_head
-from vocalnet.training.stage_talker import corrupted
+from vocalnet.training.stage_talker import corrupted, fit_talker, pick_entries
 from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
 
 PAUSE = 9
@@ -54,6 +58,36 @@ def test_what_is_said_at_the_tokens_own_embeddings_is_read_and_costs_little(tiny
     worse, _ = reader.losses([other], ["What is four?"])
     assert 0 <= ctc < worse
     assert distance < reader.losses([said * 3], ["What is four?"])[1]
+
+
+def test_answers_of_a_topic_with_few_of_them_are_said_more_often() -> None:
+    refusals = [{"topic": "refusal", "answer": "Sorry.", "id": i} for i in range(50)]
+    capitals = [{"topic": "capitals", "answer": f"It is {i % 4}.", "id": i} for i in range(40)]
+    words = [{"topic": "repeat", "answer": f"Word {i}.", "id": i} for i in range(30)]
+    entries = refusals + capitals + words
+
+    def counts(**options: int) -> tuple[Counter[str], Counter[str]]:
+        picked = pick_entries(entries, 2, 1, **options)
+        assert len({(e["topic"], e["id"]) for e in picked}) == len(picked)  # none twice
+        return Counter(e["topic"] for e in picked), Counter(e["answer"] for e in picked)
+
+    assert counts()[0] == {"refusal": 2, "capitals": 8, "repeat": 30}
+    topics, answers = counts(per_topic=20)
+    assert topics == {"refusal": 20, "capitals": 20, "repeat": 30}
+    assert {answers[f"It is {i}."] for i in range(4)} == {5}
+    assert counts(per_topic=1000)[0] == {"refusal": 50, "capitals": 40, "repeat": 30}  # no more than there are
+    assert pick_entries(entries, 2, 1) == pick_entries(entries, 2, 1, per_topic=1)
+
+
+def test_a_training_sets_the_dropout_that_it_asks_for(tiny_model, tmp_path) -> None:
+    talker = Talker(replace(tiny_model.parts.talker, dropout=0.3))
+    speeches = Speeches([torch.zeros(3, talker.config.llm_dim)] * 2, [torch.arange(5)] * 2)
+    options = {"batch_size": 2, "bf16": False, "corrupt": 0.0, "eval_every": 0, "loop": {"steps": 1, "lr": 0.0}}
+    rates = []
+    for name, asked in (("own", {}), ("asked", {"dropout": 0.1})):
+        fit_talker(talker, speeches, speeches, tmp_path / name, options | asked, 1)
+        rates.append({module.p for module in talker.modules() if isinstance(module, torch.nn.Dropout)})
+    assert rates == [{0.3}, {0.1}]
 
 
 def test_a_share_of_the_tokens_is_corrupted_and_no_more() -> None:

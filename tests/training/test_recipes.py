@@ -63,7 +63,12 @@ def test_a_stage_starts_from_the_checkpoint_or_afresh(tmp_path):
 
 @pytest.mark.parametrize(
     ("stage", "shipped", "trained"),
-    [("text", "llm", "text_llm"), ("drill", "encoder", "encoder"), ("speak", "talker", "typed_talker")],
+    [
+        ("text", "llm", "text_llm"),
+        ("drill", "encoder", "encoder"),
+        ("speak", "talker", "typed_talker"),
+        ("talker", "talker", "talker"),
+    ],
 )
 def test_what_goes_on_from_a_checkpoint_has_its_weights_at_first(work, tmp_path, stage, shipped, trained):
     shutil.copytree(work / "checkpoint", tmp_path / "checkpoint")
@@ -76,7 +81,7 @@ def test_what_goes_on_from_a_checkpoint_has_its_weights_at_first(work, tmp_path,
     loop = {**recipe.config["loop"], "steps": 1, "lr": 0.0}
     STAGES[stage](replace(recipe, config={**recipe.config, "start": "checkpoint", "loop": loop}))
     after = load_file(tmp_path / "checkpoint" / f"{trained}.safetensors")
-    torch.testing.assert_close(after, before, rtol=1e-3, atol=1e-3)  # in half precision
+    torch.testing.assert_close(after, before, rtol=0.01, atol=0.01, check_dtype=False)  # rounded
 
 
 def test_a_start_that_is_none_is_refused(tmp_path):

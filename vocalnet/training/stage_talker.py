@@ -26,13 +26,11 @@ from vocalnet.training.stage_text import at_spoken_pace, pause_id
 CACHE_BATCH = 32
 
 
-def pick_entries(
-    entries: list[dict[str, Any]], per_answer: int, seed: int, per_topic: int = 0
-) -> list[dict[str, Any]]:
+def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int, per_topic: int = 0) -> list[dict[str, Any]]:
     """Returns at most `per_answer` random questions for each distinct answer: speech is learned from answers.
 
-    A topic that has so few answers that it would get less than `per_topic` questions may repeat its answers further, all
-    as often: else the one sentence of all refusals would hardly be heard among thousands of words to repeat.
+    A topic that has so few answers that it would get less than `per_topic` questions may repeat them further, all as
+    often: else the one sentence of all refusals would hardly be heard among thousands of words to repeat.
     """
     shuffled = random.Random(seed).sample(entries, len(entries))
     answers: dict[str | None, set[str]] = {}
