@@ -199,6 +199,15 @@ def endpoint(
     )
 
 
+def follow(components: Sequence[Any], show: Callable[..., Any], inputs: Sequence[Any], output: Any) -> None:
+    """Shows in `output` what `show` makes of the inputs, whenever one of the components changes.
+
+    All of them are one event, of which one answer at a time is under way: none overtakes a later one.
+    """
+    changes = [component.change for component in components]
+    gr.on(changes, show, list(inputs), output, trigger_mode="always_last", **AT_ONCE)
+
+
 def busy(text: str, elapsed_s: float | None = None) -> str:
     """Returns a status line of something that goes on."""
     clock = "" if elapsed_s is None else f" · {elapsed_s:.1f} s"

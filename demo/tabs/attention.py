@@ -16,7 +16,7 @@ from demo.attention_view import heads_value, heads_view, masks_value, masks_view
 from demo.decoding import DEFAULT_STEP
 from demo.downloads import download_row, offer
 from demo.examples import EXAMPLES, words_of
-from demo.job import AT_ONCE, Views, busy, controls, endpoint, wire
+from demo.job import Views, busy, controls, endpoint, follow, wire
 from demo.question import check_clip, record
 from demo.run_picker import Runs, run_picker
 from demo.state import App
@@ -95,8 +95,7 @@ def tab(app: App, has_player: bool = False) -> Runs:
 
     outputs = [heads, sizes[0], sizes[1], *downloads.values()]
     wire(app.new_stops(), buttons, look, [chosen, own, decoder, mode], outputs)
-    for size in sizes:
-        size.change(masks_value, sizes, masks, **AT_ONCE)
+    follow(sizes, masks_value, sizes, masks)
     _publish(app)
     return Runs(picker, picker.wire(buttons.status, show_run, outputs, has_model=True))
 

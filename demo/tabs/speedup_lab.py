@@ -17,7 +17,7 @@ from demo.answering import explain, wav_file
 from demo.blind import Blind, blind_test
 from demo.downloads import download_row, offer
 from demo.examples import EXAMPLES, words_of
-from demo.job import AT_ONCE, QUIET, Views, busy, controls, endpoint, wire
+from demo.job import QUIET, Views, busy, controls, endpoint, follow, wire
 from demo.lab_view import FILES, MAX_CELLS, Order, figures, order, remarks, size, table, write_archive, write_files
 from demo.question import check_clip, record
 from demo.state import App
@@ -139,8 +139,7 @@ def tab(app: App) -> Settings:
 
     ended = wire(app.new_stops(), buttons, measure, inputs, results.components())
     ended.then(finish, None, results.components(), concurrency_limit=None, **QUIET)  # of what was finished, if stopped
-    for component in inputs:
-        component.change(measure_extent, inputs, extent, **AT_ONCE)
+    follow(inputs, measure_extent, inputs, extent)
     results.heard.input(listen, results.heard, results.players, **QUIET)
     _publish(app, settings)
     return settings

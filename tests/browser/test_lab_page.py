@@ -12,7 +12,7 @@ import pytest
 import soundfile
 from browser_helpers import CLIPPED, button, open_page, status, upload, wait_until
 from fakes import ANSWER, SAMPLE_RATE_HZ, FakeModel, tone
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from demo.examples import EXAMPLES
 from demo.job import STOPPED
@@ -114,6 +114,20 @@ def test_nothing_and_too_much_are_refused_at_once(page, served):
     expect(status(page).last).to_contain_text("16 are the most")
     page.get_by_label(EXAMPLES[0].text).locator("visible=true").uncheck()
     expect(page.get_by_text("Choose or record at least one question.").first).to_be_visible()
+
+
+def test_a_late_answer_does_not_take_the_size_back(page, served):
+    open_page(page, served.url, TWO_BY_TWO)
+    expect(page.get_by_text("4 cells × 1 question")).to_be_visible()
+    held: list[Route] = []
+    page.route("**/gradio_api/run/**", lambda route: route.continue_() if held else held.append(route))
+    for choice in (EXAMPLES[1].text, "top_n"):
+        page.get_by_label(choice, exact=True).locator("visible=true").check()
+        page.wait_for_timeout(500)  # what is not held back is answered by then
+    assert held
+    held[0].continue_()
+    page.wait_for_timeout(500)
+    expect(page.get_by_text("8 cells × 2 questions")).to_be_visible()
 
 
 def test_stop_ends_a_lab(page, served, tmp_path):
