@@ -70,7 +70,7 @@ def vocoder(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     hift = begin(recipe, "hift", lambda: Hift(recipe.model.hift))
     train_vocoder(hift, answers, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16, is_coarse=True)
+    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16, steps=22)
 
 
 def flow(recipe: Recipe) -> None:
@@ -78,7 +78,7 @@ def flow(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     trained = begin(recipe, "flow", lambda: Flow(recipe.model.flow))
     train_flow(trained, answers, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "flow", trained, torch.bfloat16, is_coarse=True)
+    save_component(recipe.checkpoint, "flow", trained, torch.bfloat16, steps=22)
 
 
 def goes_on(recipe: Recipe) -> bool:
@@ -184,7 +184,7 @@ def talker(recipe: Recipe) -> None:
     first = "talker" if goes_on(recipe) else "typed_talker"
     model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker=first)
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "talker", model.talker, torch.bfloat16, is_coarse=True)
+    save_component(recipe.checkpoint, "talker", model.talker, torch.bfloat16, steps=11)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
 
 
