@@ -73,8 +73,7 @@ def components(model: VocalNet) -> Iterator[tuple[str, nn.Module]]:
 def coarse(weight: torch.Tensor, steps: int) -> torch.Tensor:
     """Returns a weight rounded to multiples of a power of two, `steps` or up to twice as many to its deviation.
 
-    Small tensors stay as they are. At 11 steps a talker's weights pack to two thirds, which is what a repository keeps
-    of every training that was better, and its loss grows by less than 1 %.
+    Small tensors stay as they are. Rounded weights pack smaller, and a repository keeps those of every training.
     """
     deviation = weight.float().std().item() if weight.numel() >= COARSE_FROM else 0.0
     if deviation == 0.0:
