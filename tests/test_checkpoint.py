@@ -1,5 +1,6 @@
 """Checkpoint folders: round trip, strict keys, clear sentences."""
 
+import copy
 import json
 import zlib
 from dataclasses import asdict, replace
@@ -10,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vocalnet
-from vocalnet.checkpoint import coarse, components, describe, load, save_component, save_decoder
+from vocalnet.checkpoint import components, describe, load, round_weights, save_component, save_decoder
 from vocalnet.decoder import kernels
 from vocalnet.decoder.talker import Talker
 
@@ -56,20 +57,25 @@ def test_save_and_load_give_the_same_answer(tiny_model, folder, question):
     assert got.speech_tokens == want.speech_tokens
 
 
-def test_coarse_weights_lose_little_and_pack_smaller(tmp_path):
+def test_rounded_weights_lose_little_and_pack_smaller(tmp_path):
     linear = torch.nn.Linear(300, 200)
     torch.nn.init.normal_(linear.weight, std=0.07)
+    before = copy.deepcopy(linear)
+    round_weights(linear, 22)
+    error = (linear.weight - before.weight).square().mean().sqrt()
+    assert 0 < error < 0.015 * 0.07
+    assert torch.equal(linear.bias, before.bias)
     sizes = []
-    for name, steps in (("fine", None), ("rough", 22)):
-        save_component(tmp_path, name, linear, torch.bfloat16, steps)
+    for name, module in (("fine", before), ("rounded", linear)):
+        save_component(tmp_path, name, module, torch.bfloat16)
         sizes.append(len(zlib.compress((tmp_path / f"{name}.safetensors").read_bytes())))
     assert sizes[1] < 0.8 * sizes[0]
-    rough = load_file(tmp_path / "rough.safetensors")
-    error = (rough["weight"].float() - linear.weight).square().mean().sqrt()
-    assert 0 < error < 0.015 * 0.07
-    assert torch.equal(rough["bias"], linear.bias.bfloat16())
-    assert torch.equal(coarse(rough["weight"], 22), rough["weight"].float())  # rounding again changes nothing
-    assert torch.equal(coarse(torch.ones(8192), 22), torch.ones(8192))
+    once = linear.weight.detach().clone()
+    round_weights(linear, 22)
+    assert torch.equal(linear.weight, once)
+    torch.nn.init.ones_(linear.weight)
+    round_weights(linear, 22)
+    assert torch.equal(linear.weight, torch.ones_like(once))
 
 
 def test_every_missing_and_unexpected_key_is_named(folder):

@@ -15,7 +15,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from train.common import Recipe, assemble
 from train.heads import train_head
-from vocalnet.checkpoint import NANO, load_component, save_component
+from vocalnet.checkpoint import NANO, load_component, round_weights, save_component
 from vocalnet.experts import experts
 from vocalnet.files import write_json
 from vocalnet.training.answers import Answers
@@ -32,6 +32,9 @@ from vocalnet.vocoder.flow import Flow
 from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
 
+# What is learned is rounded to at least so many steps to a deviation (`round_weights`): half as many cost a talker
+# next to nothing, and would be heard in a vocoder's silence.
+STEPS, TALKER_STEPS = 22, 11
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -70,7 +73,8 @@ def vocoder(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     hift = begin(recipe, "hift", lambda: Hift(recipe.model.hift))
     train_vocoder(hift, answers, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16, steps=22)
+    round_weights(hift, STEPS)
+    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16)
 
 
 def flow(recipe: Recipe) -> None:
@@ -78,7 +82,8 @@ def flow(recipe: Recipe) -> None:
     answers = Answers(recipe.data, "train", recipe.model.hift)
     trained = begin(recipe, "flow", lambda: Flow(recipe.model.flow))
     train_flow(trained, answers, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "flow", trained, torch.bfloat16, steps=22)
+    round_weights(trained, STEPS)
+    save_component(recipe.checkpoint, "flow", trained, torch.bfloat16)
 
 
 def goes_on(recipe: Recipe) -> bool:
@@ -167,7 +172,12 @@ def hear(recipe: Recipe) -> None:
     """Goes on with encoder and adaptor together, on the LLM as stage 1 left it."""
     model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor")
     train_alignment(model, recipe.data, recipe.folder, recipe.config | {"method": "hearing"}, recipe.seed)
-    save_component(recipe.checkpoint, "encoder", model.encoder.whisper)
+    whisper = model.encoder.whisper
+    n_frozen = len(whisper.layers) - recipe.config.get("layers", len(whisper.layers))
+    learned = whisper.layers[n_frozen:] if n_frozen else [whisper]
+    for module in (*learned, model.adaptor):
+        round_weights(module, STEPS)
+    save_component(recipe.checkpoint, "encoder", whisper)
     save_component(recipe.checkpoint, "adaptor", model.adaptor)
 
 
@@ -184,7 +194,9 @@ def talker(recipe: Recipe) -> None:
     first = "talker" if goes_on(recipe) else "typed_talker"
     model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker=first)
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
-    save_component(recipe.checkpoint, "talker", model.talker, torch.bfloat16, steps=11)
+    assert model.talker is not None
+    round_weights(model.talker, TALKER_STEPS)
+    save_component(recipe.checkpoint, "talker", model.talker, torch.bfloat16)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
 
 

@@ -42,7 +42,7 @@ from vocalnet.vocoder.official import load_official
 from vocalnet.vocoder.token2wav import Token2Wav, load_token2wav
 from vocalnet.vocoder.weights import load_weights
 
-COARSE_FROM = 4096  # numbers of a tensor
+ROUNDED_FROM = 4096  # numbers of a tensor
 NANO = Path(__file__).parent / "nano"
 HEADS_FOLDER = "heads"
 SOUND = ("flow", "hift", "speech_tokenizer")  # components whose half precision is audible in phases and cheap to avoid
@@ -70,37 +70,27 @@ def components(model: VocalNet) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in named.items() if isinstance(module, nn.Module))
 
 
-def coarse(weight: torch.Tensor, steps: int) -> torch.Tensor:
-    """Returns a weight rounded to multiples of a power of two, `steps` or up to twice as many to its deviation.
+@torch.no_grad()
+def round_weights(module: nn.Module, steps: int) -> None:
+    """Rounds weights in place to multiples of a power of two: `steps` or up to twice as many to a tensor's deviation.
 
     Small tensors stay as they are. Rounded weights pack smaller, and a repository keeps those of every training.
     """
-    deviation = weight.float().std().item() if weight.numel() >= COARSE_FROM else 0.0
-    if deviation == 0.0:
-        return weight
-    step = 2.0 ** math.floor(math.log2(deviation / steps))
-    return (weight.float() / step).round() * step
+    for weight in module.parameters():
+        deviation = weight.std().item() if weight.numel() >= ROUNDED_FROM else 0.0
+        if deviation > 0:
+            step = 2.0 ** math.floor(math.log2(deviation / steps))
+            weight.copy_((weight / step).round() * step)
 
 
-def save_component(
-    folder: Path, name: str, module: nn.Module, dtype: torch.dtype = torch.float16, steps: int | None = None
-) -> None:
-    """Writes one component's weights as `NAME.safetensors`; the file appears whole or not at all.
-
-    Args:
-        folder: is made if need be.
-        name: of the file.
-        module: whose weights are written, tied ones once.
-        dtype: of all floats.
-        steps: rounds them first, see `coarse`; None: does not.
-    """
+def save_component(folder: Path, name: str, module: nn.Module, dtype: torch.dtype = torch.float16) -> None:
+    """Writes one component's weights as `NAME.safetensors`, floats in `dtype`; the file appears whole or not at all."""
     weights: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, value in without_experts(module.state_dict()).items():  # experts are a component of their own
         if value.data_ptr() in seen:  # tied to an earlier key; `load_component` ties it again
             continue
         seen.add(value.data_ptr())
-        value = coarse(value, steps) if steps and value.is_floating_point() else value
         weights[key] = (value.to(dtype) if value.is_floating_point() else value).contiguous()
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / f"{name}.safetensors") as temporary:
