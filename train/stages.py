@@ -32,9 +32,7 @@ from vocalnet.vocoder.flow import Flow
 from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
 
-# What is learned is rounded to at least so many steps to a deviation (`round_weights`): half as many cost a talker
-# next to nothing, and would be heard in a vocoder's silence.
-STEPS, TALKER_STEPS = 22, 11
+STEPS = 11  # to a deviation, at least, of the weights that are saved (`round_weights`)
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -195,7 +193,7 @@ def talker(recipe: Recipe) -> None:
     model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor", talker=first)
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     assert model.talker is not None
-    round_weights(model.talker, TALKER_STEPS)
+    round_weights(model.talker, STEPS)
     save_component(recipe.checkpoint, "talker", model.talker, torch.bfloat16)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
 
