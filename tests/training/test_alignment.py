@@ -9,9 +9,10 @@ import torch
 
 from vocalnet.adaptor import group_frames
 from vocalnet.decoder.talker import Talker
+from vocalnet.training.data import pick_entries
 from vocalnet.training.speeches import Speeches
 from vocalnet.training.stage_pace import TokenReader, encode_clips, start_at_head
-from vocalnet.training.stage_talker import corrupted, fit_talker, pick_entries
+from vocalnet.training.stage_talker import corrupted, fit_talker
 from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
 
 PAUSE = 9

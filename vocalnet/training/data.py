@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import random
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,26 @@ def read_list(data: Path, split: str) -> list[dict[str, Any]]:
         if "conversations" in entry:
             entry["answer"] = entry["conversations"][1]["value"]
     return entries
+
+
+def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int, per_topic: int = 0) -> list[dict[str, Any]]:
+    """Returns at most `per_answer` random questions for each distinct answer: speech is learned from answers.
+
+    A topic that has so few answers that it would get less than `per_topic` questions may repeat them further, all as
+    often: else the one sentence of all refusals would hardly be heard among thousands of words to repeat.
+    """
+    shuffled = random.Random(seed).sample(entries, len(entries))
+    answers: dict[str | None, set[str]] = {}
+    for entry in shuffled:
+        answers.setdefault(entry.get("topic"), set()).add(entry["answer"])
+    limits = {topic: max(per_answer, math.ceil(per_topic / len(own))) for topic, own in answers.items()}
+    counts: dict[str, int] = {}
+    picked = []
+    for entry in shuffled:
+        counts[entry["answer"]] = counts.get(entry["answer"], 0) + 1
+        if counts[entry["answer"]] <= limits[entry.get("topic")]:
+            picked.append(entry)
+    return picked
 
 
 def has_transcript(entry: dict[str, Any]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from vocalnet.training.answers import Answers
-from vocalnet.training.data import pad
+from vocalnet.training.data import pad, pick_entries, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.vocoder.flow import Flow, flow_matching_loss
 
@@ -18,16 +18,20 @@ def train_flow(flow: Flow, answers: Answers, data: Path, folder: Path, options: 
     """Trains a flow in place on the answers' tokens (`data/units`) and mels; half of the steps see chunks only.
 
     Args:
-        options: "loop" (LoopConfig), "batch_size", "bf16", "prior" (weight, see `flow_matching_loss`).
+        options: "loop" (LoopConfig), "batch_size", "bf16", "prior" (weight, see `flow_matching_loss`), and optionally
+            "per_topic" (see `pick_entries`; else every answer is said as often).
     """
     loop = LoopConfig(**options["loop"])
     units = [torch.from_numpy(np.load(data / "units" / f"{name}.npy")) for name in answers.names]
-    order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
+    place = {text: i for i, text in enumerate(answers.texts)}
+    entries = pick_entries(read_list(data, "train"), 1, seed, options.get("per_topic", 0))
+    said = np.array([place[entry["answer"]] for entry in entries])
+    order = batch_order(len(said), options["batch_size"], seed, [len(units[i]) for i in said])
     config = flow.config
     ratio = config.token_mel_ratio
 
     def losses(step: int, generator: torch.Generator) -> Losses:
-        index = order(step)
+        index = said[order(step)]
         tokens, lengths = pad([units[i] for i in index])
         mel, _ = pad([answers.mel[i][: ratio * len(units[i])] for i in index])
         chunk = config.chunk_size if torch.rand((), generator=generator) < 0.5 else None

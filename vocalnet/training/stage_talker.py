@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,33 +16,13 @@ from tqdm import tqdm
 from vocalnet.decoder.talker import Talker
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
-from vocalnet.training.data import read_clip, read_list
+from vocalnet.training.data import pick_entries, read_clip, read_list
 from vocalnet.training.loop import LoopConfig, Losses, batch_order, train
 from vocalnet.training.speeches import Speeches
 from vocalnet.training.stage_pace import encode_clips
 from vocalnet.training.stage_text import at_spoken_pace, pause_id
 
 CACHE_BATCH = 32
-
-
-def pick_entries(entries: list[dict[str, Any]], per_answer: int, seed: int, per_topic: int = 0) -> list[dict[str, Any]]:
-    """Returns at most `per_answer` random questions for each distinct answer: speech is learned from answers.
-
-    A topic that has so few answers that it would get less than `per_topic` questions may repeat them further, all as
-    often: else the one sentence of all refusals would hardly be heard among thousands of words to repeat.
-    """
-    shuffled = random.Random(seed).sample(entries, len(entries))
-    answers: dict[str | None, set[str]] = {}
-    for entry in shuffled:
-        answers.setdefault(entry.get("topic"), set()).add(entry["answer"])
-    limits = {topic: max(per_answer, math.ceil(per_topic / len(own))) for topic, own in answers.items()}
-    counts: dict[str, int] = {}
-    picked = []
-    for entry in shuffled:
-        counts[entry["answer"]] = counts.get(entry["answer"], 0) + 1
-        if counts[entry["answer"]] <= limits[entry.get("topic")]:
-            picked.append(entry)
-    return picked
 
 
 def corrupted(tokens: Tensor, share: float, n_units: int, generator: torch.Generator) -> Tensor:
