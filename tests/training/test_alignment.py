@@ -12,7 +12,7 @@ from vocalnet.decoder.talker import Talker
 from vocalnet.training.data import pick_entries
 from vocalnet.training.speeches import Speeches
 from vocalnet.training.stage_pace import TokenReader, encode_clips, start_at_head
-from vocalnet.training.stage_talker import corrupted, fit_talker
+from vocalnet.training.stage_talker import alike, corrupted, fit_talker, swayed
 from vocalnet.training.stage_text import at_spoken_pace, pause_id, train_bpe
 
 PAUSE = 9
@@ -139,3 +139,22 @@ def test_the_adaptor_starts_with_every_hidden_unit_awake_near_what_the_token_hea
     start_at_head(model, head, clips)
     assert error() < 0.1 * before
     assert (adaptor.linear1(groups) > 0).float().mean() > 0.9
+
+
+def test_swayed_states_differ_as_the_same_answer_to_other_questions_does() -> None:
+    units = [torch.tensor([1, 2]), torch.tensor([3]), torch.tensor([1, 2])]
+    groups = alike(units)
+    assert groups == [[0, 2], [1], [0, 2]]
+    hidden = [torch.zeros(3, 4), torch.ones(2, 4), torch.arange(12.0).view(3, 4)]
+    generator = torch.Generator().manual_seed(1)
+    shares = set()
+    for _ in range(60):
+        moved = swayed(hidden, groups, 0, 0.5, generator)
+        share = (moved / hidden[2]).flatten()[1:]
+        torch.testing.assert_close(share, share[:1].expand(11))  # whole rows, by one share of the difference
+        shares.add(round(share[0].item(), 6))
+        alone = swayed(hidden, groups, 1, 0.5, generator) - hidden[1]  # borrows the difference of the other two
+        assert alone.abs().sum() == 0 or torch.equal(alone.sign().flatten()[1:], alone.sign().flatten()[1:2].expand(7))
+    assert -0.5 <= min(shares) < -0.3
+    assert 0.3 < max(shares) <= 0.5
+    assert hidden[0].abs().sum() == 0  # it is not changed in place

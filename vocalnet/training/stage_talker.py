@@ -31,6 +31,36 @@ def corrupted(tokens: Tensor, share: float, n_units: int, generator: torch.Gener
     return torch.where(is_wrong, torch.randint(n_units, (len(tokens),), generator=generator), tokens)
 
 
+def alike(units: Sequence[Tensor]) -> list[list[int]]:
+    """Returns for every speech those of the same tokens, itself among them: the same answer to several questions."""
+    groups: dict[bytes, list[int]] = {}
+    for i, row in enumerate(units):
+        groups.setdefault(row.numpy().tobytes(), []).append(i)
+    return [groups[row.numpy().tobytes()] for row in units]
+
+
+def swayed(
+    hidden: Sequence[Tensor], groups: Sequence[list[int]], i: int, most: float, generator: torch.Generator
+) -> Tensor:
+    """Returns states (L_t, D) moved away from those of the same answer to another question, by up to `most` times that.
+
+    LLM states tell questions and voices apart, the speech of an answer does not: a talker that has only met those of
+    its training voices stumbles over others. This is extrapolation within a class (DeVries & Taylor, arXiv 1702.05538,
+    Eq. 2). An answer to one question alone takes the difference of some other answer's, as far as both have rows.
+    """
+    pairs = groups[i] if len(groups[i]) > 1 else groups[_draw(len(groups), generator)]
+    one, other = (hidden[pairs[_draw(len(pairs), generator)]] for _ in range(2))
+    state = hidden[i].float()
+    n = min(len(state), len(one), len(other))
+    moved = state.clone()
+    moved[:n] += most * torch.rand((), generator=generator) * (one[:n].float() - other[:n].float())
+    return moved
+
+
+def _draw(n: int, generator: torch.Generator) -> int:
+    return int(torch.randint(n, (), generator=generator))
+
+
 @torch.no_grad()
 def talker_states(
     model: VocalNet, data: Path, entries: list[dict[str, Any]], is_typed: bool, seed: int
@@ -90,7 +120,7 @@ def fit_talker(
         folder: of the resume state and the log.
         options: "loop" (LoopConfig), "batch_size", "bf16", "eval_every", "corrupt": share of the speech tokens that
             enter as random ones, so that a wrong token in decoding does not derail the rest; and optionally "dropout",
-            in place of the talker's own.
+            in place of the talker's own, and "sway": how far LLM states are moved at most (see `swayed`).
         seed: of the batches' order, the masks, dropout and corruption.
     """
     units, hidden = answers.units, answers.hidden
@@ -100,6 +130,8 @@ def fit_talker(
         if isinstance(module, nn.Dropout) and "dropout" in options:
             module.p = options["dropout"]
     order = batch_order(len(units), options["batch_size"], seed, [len(u) for u in units])
+    sway = options.get("sway", 0.0)
+    groups = alike(units) if sway else []
 
     def losses(step: int, generator: torch.Generator) -> Losses:
         index = order(step)
@@ -107,9 +139,10 @@ def fit_talker(
         masks = ["full" if full else "streaming" for full in is_full]
         targets = [units[i] for i in index]
         inputs = [corrupted(row, options["corrupt"], talker.config.n_units, generator) for row in targets]
+        heard = [swayed(hidden, groups, i, sway, generator) if sway else hidden[i].float() for i in index]
         # Over a hundred positions, attention's blockwise backward pass is the slower one on a CPU.
         with sdpa_kernel(SDPBackend.MATH), torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            loss = talker.loss([hidden[i].float() for i in index], targets, masks, inputs=inputs)
+            loss = talker.loss(heard, targets, masks, inputs=inputs)
         heads = {f"head{k}": value for k, value in enumerate(loss.heads)}
         return {"total": loss.total, **heads, "accuracy": loss.accuracy[0]}
 
