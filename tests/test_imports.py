@@ -22,6 +22,7 @@ RANKS = (
         "vocalnet.provenance",
         "vocalnet.events",
         "vocalnet.graphs",
+        "vocalnet.packing",
         "vocalnet.shards",
         "vocalnet.published",
         "vocalnet.threads",

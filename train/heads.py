@@ -17,12 +17,12 @@ from pathlib import Path
 
 import torch
 import yaml
-from safetensors.torch import load_file
 
 from train.common import CONFIGS, Recipe, assemble, load_recipes, run_once
 from vocalnet.checkpoint import save_decoder
 from vocalnet.config import TalkerConfig, from_dict
 from vocalnet.decoder.talker import Talker
+from vocalnet.packing import read_weights
 from vocalnet.training.speeches import Speeches, cache_key, cached_speeches
 from vocalnet.training.stage_talker import fit_talker, gather_speeches
 
@@ -65,7 +65,7 @@ def common_speeches(recipe: Recipe) -> list[Speeches]:
 
 def start_from(talker: Talker, path: Path) -> list[str]:
     """Takes over a trained talker's weights that this one has too, by name and shape; returns the others' names."""
-    trained, own = load_file(path), talker.state_dict()
+    trained, own = read_weights(path), talker.state_dict()
     shared = {key: value for key, value in trained.items() if key in own and own[key].shape == value.shape}
     talker.load_state_dict(shared, strict=False)
     return sorted(own.keys() - shared.keys())

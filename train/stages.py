@@ -15,9 +15,10 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from train.common import Recipe, assemble
 from train.heads import train_head
-from vocalnet.checkpoint import NANO, load_component, round_weights, save_component
+from vocalnet.checkpoint import NANO, load_component, save_component
 from vocalnet.experts import experts
 from vocalnet.files import write_json
+from vocalnet.packing import round_weights
 from vocalnet.training.answers import Answers
 from vocalnet.training.corpus import build_corpus, build_drills, build_practice
 from vocalnet.training.stage_align import train_alignment
@@ -72,7 +73,7 @@ def vocoder(recipe: Recipe) -> None:
     hift = begin(recipe, "hift", lambda: Hift(recipe.model.hift))
     train_vocoder(hift, answers, recipe.folder, recipe.config, recipe.seed)
     round_weights(hift, STEPS)
-    save_component(recipe.checkpoint, "hift", hift, torch.bfloat16)
+    save_component(recipe.checkpoint, "hift", hift, is_packed=True)
 
 
 def flow(recipe: Recipe) -> None:
@@ -81,7 +82,7 @@ def flow(recipe: Recipe) -> None:
     trained = begin(recipe, "flow", lambda: Flow(recipe.model.flow))
     train_flow(trained, answers, recipe.data, recipe.folder, recipe.config, recipe.seed)
     round_weights(trained, STEPS)
-    save_component(recipe.checkpoint, "flow", trained, torch.bfloat16)
+    save_component(recipe.checkpoint, "flow", trained, is_packed=True)
 
 
 def goes_on(recipe: Recipe) -> bool:
@@ -175,8 +176,8 @@ def hear(recipe: Recipe) -> None:
     learned = whisper.layers[n_frozen:] if n_frozen else [whisper]
     for module in (*learned, model.adaptor):
         round_weights(module, STEPS)
-    save_component(recipe.checkpoint, "encoder", whisper)
-    save_component(recipe.checkpoint, "adaptor", model.adaptor)
+    save_component(recipe.checkpoint, "encoder", whisper, is_packed=True)
+    save_component(recipe.checkpoint, "adaptor", model.adaptor, is_packed=True)
 
 
 def speak(recipe: Recipe) -> None:
@@ -194,7 +195,7 @@ def talker(recipe: Recipe) -> None:
     train_talker(model, recipe.data, recipe.folder, recipe.config, recipe.seed)
     assert model.talker is not None
     round_weights(model.talker, STEPS)
-    save_component(recipe.checkpoint, "talker", model.talker, torch.bfloat16)
+    save_component(recipe.checkpoint, "talker", model.talker, is_packed=True)
     write_json(recipe.checkpoint / "config.json", recipe.model.to_dict())
 
 

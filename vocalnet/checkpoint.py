@@ -3,7 +3,7 @@
 Ours hold one safetensors file per component beside config.json and the tokenizer's files:
 
 config.json                       VocalNetConfig
-encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors
+encoder, adaptor, llm, talker, flow, hift, speech_tokenizer .safetensors; their floats may be packed (packing.py)
 experts.safetensors               of the LLM's speech positions (optional)
 heads/NAME.safetensors            further decoders (optional): a whole talker each, for the same LLM and vocoder
 heads/NAME.json                   what NAME changes in config.json's talker
@@ -14,7 +14,6 @@ card.json                         name, licence and provenance (optional)
 from __future__ import annotations
 
 import json
-import math
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, replace
@@ -24,7 +23,7 @@ from typing import Any
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import nn
 from transformers import AutoConfig, AutoTokenizer
 
@@ -37,12 +36,12 @@ from vocalnet.decoder.talker import Talker
 from vocalnet.experts import experts, without_experts
 from vocalnet.files import atomic_path, write_json
 from vocalnet.model import Shelf, VocalNet, Vocoder, check_decoder
+from vocalnet.packing import pack, read_weights
 from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.official import load_official
 from vocalnet.vocoder.token2wav import Token2Wav, load_token2wav
 from vocalnet.vocoder.weights import load_weights
 
-ROUNDED_FROM = 4096  # numbers of a tensor
 NANO = Path(__file__).parent / "nano"
 HEADS_FOLDER = "heads"
 SOUND = ("flow", "hift", "speech_tokenizer")  # components whose half precision is audible in phases and cheap to avoid
@@ -70,28 +69,23 @@ def components(model: VocalNet) -> Iterator[tuple[str, nn.Module]]:
     return ((name, module) for name, module in named.items() if isinstance(module, nn.Module))
 
 
-@torch.no_grad()
-def round_weights(module: nn.Module, steps: int) -> None:
-    """Rounds weights in place to multiples of a power of two: `steps` or up to twice as many to a tensor's deviation.
+def save_component(
+    folder: Path, name: str, module: nn.Module, dtype: torch.dtype = torch.float16, is_packed: bool = False
+) -> None:
+    """Writes one component's weights as `NAME.safetensors`; the file appears whole or not at all.
 
-    Small tensors stay as they are. Rounded weights pack smaller, and a repository keeps those of every training.
+    Args:
+        dtype: of floats on disk.
+        is_packed: weights that were rounded to a grid take 8 bits each (packing.py).
     """
-    for weight in module.parameters():
-        deviation = weight.std().item() if weight.numel() >= ROUNDED_FROM else 0.0
-        if deviation > 0:
-            step = 2.0 ** math.floor(math.log2(deviation / steps))
-            weight.copy_((weight / step).round() * step)
-
-
-def save_component(folder: Path, name: str, module: nn.Module, dtype: torch.dtype = torch.float16) -> None:
-    """Writes one component's weights as `NAME.safetensors`, floats in `dtype`; the file appears whole or not at all."""
     weights: dict[str, torch.Tensor] = {}
     seen: set[int] = set()
     for key, value in without_experts(module.state_dict()).items():  # experts are a component of their own
         if value.data_ptr() in seen:  # tied to an earlier key; `load_component` ties it again
             continue
         seen.add(value.data_ptr())
-        weights[key] = (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        stored = (value.to(dtype) if value.is_floating_point() else value).contiguous()
+        weights |= pack(key, stored) if is_packed else {key: stored}
     folder.mkdir(parents=True, exist_ok=True)
     with atomic_path(folder / f"{name}.safetensors") as temporary:
         save_file(weights, temporary)
@@ -106,7 +100,7 @@ def load_component(folder: Path, name: str, module: nn.Module) -> None:
     path = folder / f"{name}.safetensors"
     if not path.is_file():
         raise ValueError(f"{folder} has no {path.name}. Download the checkpoint again, with all of its files.")
-    weights = load_file(path)
+    weights = read_weights(path)
     if isinstance(module, Hift):  # saved as trained, or with its weight norm folded in for inference
         load_weights(module, weights, str(path))
         return

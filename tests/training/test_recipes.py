@@ -11,12 +11,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 import vocalnet
 from train.common import load_recipes
 from train.stages import STAGES, begin
 from vocalnet.checkpoint import NANO
+from vocalnet.packing import read_weights
 from vocalnet.training.heldout import FOREIGN, OTHER_TOPICS
 from vocalnet.vocoder.flow import Flow
 
@@ -54,7 +55,7 @@ def test_further_decoders_come_with_it(work):
 def test_a_stage_starts_from_the_checkpoint_or_afresh(tmp_path):
     (tmp_path / "checkpoint").symlink_to(NANO)
     recipe = load_recipes("voice", tmp_path)["flow"]
-    shipped = load_file(NANO / "flow.safetensors")
+    shipped = read_weights(NANO / "flow.safetensors")
     for config, is_shipped in ((recipe.config, True), ({**recipe.config, "start": None}, False)):
         flow = begin(replace(recipe, config=config), "flow", lambda: Flow(recipe.model.flow))
         weight = flow.state_dict()["encoder_proj.weight"]
@@ -73,14 +74,14 @@ def test_a_stage_starts_from_the_checkpoint_or_afresh(tmp_path):
 def test_what_goes_on_from_a_checkpoint_has_its_weights_at_first(work, tmp_path, stage, shipped, trained):
     shutil.copytree(work / "checkpoint", tmp_path / "checkpoint")
     (tmp_path / "data").symlink_to(work / "data")
-    before = load_file(tmp_path / "checkpoint" / f"{shipped}.safetensors")
+    before = read_weights(tmp_path / "checkpoint" / f"{shipped}.safetensors")
     for weight in before.values():  # so that no other file can be taken for it
         weight += 0.5
     save_file(before, tmp_path / "checkpoint" / f"{shipped}.safetensors")
     recipe = load_recipes("smoke", tmp_path)[stage]
     loop = {**recipe.config["loop"], "steps": 1, "lr": 0.0}
     STAGES[stage](replace(recipe, config={**recipe.config, "start": "checkpoint", "loop": loop}))
-    after = load_file(tmp_path / "checkpoint" / f"{trained}.safetensors")
+    after = read_weights(tmp_path / "checkpoint" / f"{trained}.safetensors")
     torch.testing.assert_close(after, before, rtol=0.01, atol=0.01, check_dtype=False)  # rounded
 
 

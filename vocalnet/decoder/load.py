@@ -16,6 +16,7 @@ from vocalnet.config import AdaptorConfig, TalkerConfig, from_dict
 from vocalnet.decoder.kernels import check_saveable
 from vocalnet.decoder.keys import ADAPTOR_PREFIX, RELEASED_KEYS, TALKER_PREFIX, check_weights, our_key
 from vocalnet.decoder.talker import Talker
+from vocalnet.packing import unpack
 from vocalnet.shards import present, tensors, weight_files
 
 RELEASED_HEADS = {"ar_mtp": "mtp_vocalnet", "ar": "ntp"}  # speech_generator_type -> head
@@ -123,7 +124,7 @@ def _own_weights(folder: Path) -> dict[str, Tensor]:
     """Reads the talker of a checkpoint in our layout, or of a folder that holds nothing else."""
     component = folder / "talker.safetensors"
     files = [component] if component.is_file() else present(weight_files(folder), folder)
-    return dict(tensors(files, lambda key: True))
+    return unpack(dict(tensors(files, lambda key: True)))
 
 
 def _empty_adaptor(weights: dict[str, Tensor], rate: int) -> Adaptor | None:

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from vocalnet.packing import read_weights
 
 SUFFIXES = (".safetensors", ".pt")
 NORMED = "parametrizations.weight.original"  # + "0": gain g, + "1": direction v, of w = g * v / |v|
@@ -24,7 +25,7 @@ def read_state(folder: Path, name: str) -> dict[str, Tensor]:
     for suffix in SUFFIXES:
         path = folder / f"{name}{suffix}"
         if path.is_file():
-            state: Any = load_file(path) if suffix == ".safetensors" else _read_pt(path)
+            state: Any = read_weights(path) if suffix == ".safetensors" else _read_pt(path)
             # Files saved from adversarial training carry the name of the generator.
             return {key.replace("generator.", ""): tensor for key, tensor in state.items()}
     raise ValueError(
