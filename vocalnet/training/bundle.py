@@ -17,6 +17,7 @@ from safetensors import safe_open
 
 from vocalnet.checkpoint import HEADS_FOLDER
 from vocalnet.files import atomic_path, write_json
+from vocalnet.packing import STEP
 from vocalnet.training.hub import LIBRARY, PIPELINE, front_matter
 
 COMPONENTS = ("encoder", "adaptor", "llm", "talker", "flow", "hift", "speech_tokenizer")
@@ -233,4 +234,5 @@ def bundle(checkpoint: Path, runs: Path, folder: Path, note: str = "", decoders:
 def _n_weights(path: Path) -> int:
     """Returns how many numbers a safetensors file holds."""
     with safe_open(path, framework="pt") as file:
-        return sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118
+        own = [key for key in file.keys() if not key.endswith(STEP)]  # noqa: SIM118
+        return sum(math.prod(file.get_slice(key).get_shape()) for key in own)
