@@ -50,3 +50,9 @@ def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text()
     assert targets
     assert all(re.search(rf"^{target}:", makefile, re.MULTILINE) for target in targets)
+
+
+def test_no_heading_and_no_table_stands_there_twice():
+    found = re.findall(r"^(?:#+ .*|<!-- report: .*|!\[.*)$", re.sub(r"```.*?```", "", README, flags=re.S), re.M)
+    assert len(found) > 20
+    assert [line for line in set(found) if found.count(line) > 1] == []
