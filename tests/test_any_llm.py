@@ -23,10 +23,11 @@ LLMS = ("llama", "qwen2", "qwen3", "mistral", "gemma")
 LOOP = {"steps": 2, "lr": 0.01, "warmup": 1, "log_every": 1}
 
 
-def _model(model_type: str) -> VocalNet:
+def _model(model_type: str, n_layers: int = 1) -> VocalNet:
     torch.manual_seed(0)
     parts = tiny_config()
     llm = {**parts.llm, "model_type": model_type, "num_key_value_heads": 1, "head_dim": 16}
+    llm["num_hidden_layers"] = n_layers
     parts = dataclasses.replace(parts, llm=llm, family="generic")
     return VocalNet(parts, train_bpe(["What is two plus two?", "It is four."] * 3, 300))
 
@@ -141,6 +142,39 @@ def test_hearing_trains_encoder_and_adaptor_alone_on_clips_with_and_without_answ
     assert all(".layers." in name for name in moved)
     with pytest.raises(ValueError, match="choose how many of its last"):
         train_alignment(model, data, tmp_path / "more", {**options, "layers": 9}, seed=1)
+
+
+@pytest.mark.parametrize("model_type", LLMS)
+def test_answering_trains_some_layers_of_the_llm_and_keeps_its_states(model_type, data, tmp_path):
+    options = {"batch_size": 4, "n_dev": 2, "eval_every": 2, "bf16": False, "method": "answering", "llm_layers": [1]}
+    options |= {"transcribe": 0.0, "recognise": 0.0, "loop": {**LOOP, "steps": 6}}
+    distances = []
+    for keep in (0.0, 100.0):
+        model = _model(model_type, 2)
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        train_alignment(model, data, tmp_path / f"{keep}", {**options, "keep": keep}, seed=1)
+        moved = {name for name, value in model.state_dict().items() if not torch.equal(value, before[name])}
+        assert moved
+        assert all(name.startswith("llm.model.layers.1.") for name in moved)
+        log = [json.loads(line) for line in (tmp_path / f"{keep}" / "metrics.jsonl").read_text().splitlines()]
+        assert log[0]["moved"] == 0
+        assert log[-1]["answer"] < log[0]["answer"]
+        distances.append(log[-1]["moved"])
+    assert distances[1] < 0.5 * distances[0]
+
+
+def test_answering_names_layers_that_are_not_there_and_wants_answers(data, tmp_path):
+    options = {"batch_size": 4, "n_dev": 2, "eval_every": 2, "loop": LOOP, "bf16": False, "method": "answering"}
+    options |= {"transcribe": 0.0, "recognise": 0.0}
+    for numbers in ([], [2], [-1]):
+        with pytest.raises(ValueError, match="the LLM has layers 0 to 1: choose some"):
+            train_alignment(_model("llama", 2), data, tmp_path, {**options, "llm_layers": numbers}, seed=1)
+    entries = json.loads((data / "train.json").read_text())
+    unanswered = [{key: value for key, value in entry.items() if key != "conversations"} for entry in entries]
+    (data / "unanswered.json").write_text(json.dumps(unanswered))
+    lists = {"lists": ["train", "unanswered"], "llm_layers": [1]}
+    with pytest.raises(ValueError, match="leave lists without answers out"):
+        train_alignment(_model("llama"), data, tmp_path, {**options, **lists}, seed=1)
 
 
 @pytest.mark.parametrize("model_type", LLMS)

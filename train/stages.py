@@ -21,7 +21,7 @@ from vocalnet.files import write_json
 from vocalnet.packing import round_weights
 from vocalnet.training.answers import Answers
 from vocalnet.training.corpus import build_corpus, build_drills, build_practice
-from vocalnet.training.stage_align import train_alignment
+from vocalnet.training.stage_align import llm_layers, train_alignment
 from vocalnet.training.stage_encoder import Recogniser, train_encoder
 from vocalnet.training.stage_flow import train_flow
 from vocalnet.training.stage_pace import train_pace
@@ -34,6 +34,7 @@ from vocalnet.vocoder.hift import Hift
 from vocalnet.vocoder.speech_tokenizer import SpeechTokenizer
 
 STEPS = 11  # to a deviation, at least, of the weights that are saved (`round_weights`)
+LLM_STEPS = 3  # the same of an LLM's layer, which bears coarser ones
 Module = TypeVar("Module", bound=nn.Module)
 
 
@@ -180,6 +181,15 @@ def hear(recipe: Recipe) -> None:
     save_component(recipe.checkpoint, "adaptor", model.adaptor, is_packed=True)
 
 
+def answer(recipe: Recipe) -> None:
+    """Goes on with some layers of the LLM on what it hears; its states stay what the talker has learned from."""
+    model = assemble(recipe, encoder="encoder", llm="llm", adaptor="adaptor")
+    train_alignment(model, recipe.data, recipe.folder, recipe.config | {"method": "answering"}, recipe.seed)
+    for layer in llm_layers(model, recipe.config["llm_layers"]):
+        round_weights(layer, LLM_STEPS)
+    save_component(recipe.checkpoint, "llm", model.llm, is_packed=True)
+
+
 def speak(recipe: Recipe) -> None:
     """Starts the talker on typed questions, for which neither encoder nor stage 1 is needed; or goes on (`start`)."""
     trained = {"talker": "talker"} if goes_on(recipe) else {}
@@ -219,6 +229,7 @@ STAGES: dict[str, Callable[[Recipe], None]] = {
     "pace": pace,
     "align": align,
     "hear": hear,
+    "answer": answer,
     "speak": speak,
     "talker": talker,
     "heads": heads,

@@ -54,8 +54,8 @@ greetings, who it is, "repeat after me", and some questions that follow up the o
 The stages are those of `train/configs/full.yaml`; a number says that a stage was run once more, mostly going on from
 the weights before. Before the paper's two stages (align and talker) come those that make what others download: speech
 tokenizer, vocoder, flow, the LLM, and the encoder, which is trained as a recogniser (encoder; pace: an adaptor on it;
-drill: both together). Hear goes on with encoder and adaptor together on the LLM as align left it; speak is a head
-start of the talker.
+drill: both together). Hear goes on with encoder and adaptor together on the LLM as align left it; answer, of
+`train/configs/answer.yaml`, with a layer of that LLM; speak is a head start of the talker.
 {heads}
 Questions: flite, espeak-ng and festival, with random speed, pitch, room, noise and level. Answers: flite slt. Held out:
 wordings with their values (8 % of the domain) and whole voices (flite rms, festival ked, two espeak-ng pairs). The head

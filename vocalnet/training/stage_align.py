@@ -2,7 +2,9 @@
 
 Instead of LoRA the LLM may get speech experts (`method: experts`), which leave its text weights alone; or nothing
 (`method: hearing`): then the encoder trains with the adaptor, on an LLM that has been aligned before. The paper's
-encoder stays frozen, having heard far more than any clips at hand; nano's has not.
+encoder stays frozen, having heard far more than any clips at hand; nano's has not. Or the other way round, some of the
+LLM's own layers train on what they hear, and their states are kept near what a talker has learned from
+(`method: answering`).
 
 Beside the answer's cross entropy the adaptor keeps the losses of stage_pace, by which it speaks in the LLM's own text
 embeddings (a deliberate addition to the paper's stage 1, for a small LLM and little data; weight 0 leaves it out).
@@ -10,13 +12,16 @@ embeddings (a deliberate addition to the paper's stage 1, for a small LLM and li
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from peft import PeftModel
-from torch import nn
+from torch import Tensor, nn
+from torch.nn import functional
 
 from vocalnet.llm import Message, prompt_pieces, user_content
 from vocalnet.model import VocalNet
@@ -28,14 +33,14 @@ from vocalnet.training.methods import add_lora
 from vocalnet.training.stage_pace import TokenReader, encode_clips
 from vocalnet.training.stage_text import TRANSCRIBE
 
-METHODS = ("lora", "experts", "hearing")
+METHODS = ("lora", "experts", "hearing", "answering")
 
 
 def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
     """Freezes all but what a method trains; returns what is to be merged afterwards, if anything.
 
     Raises:
-        ValueError: there is no such method, or the encoder has no such number of layers.
+        ValueError: there is no such method, or encoder or LLM have no such layers.
     """
     method = options.get("method", "lora")
     if method not in METHODS:
@@ -44,6 +49,10 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
         prepare_experts(model)
         return None
     model.requires_grad_(False)
+    if method == "answering":
+        for layer in llm_layers(model, options["llm_layers"]):
+            layer.requires_grad_(True)
+        return None
     model.adaptor.requires_grad_(True)
     if method == "hearing":
         layers = model.encoder.whisper.layers
@@ -56,20 +65,54 @@ def _prepare(model: VocalNet, options: dict[str, Any]) -> PeftModel | None:
     return add_lora(model.llm, **options["lora"])
 
 
+def llm_layers(model: VocalNet, numbers: Sequence[int]) -> list[nn.Module]:
+    """Returns layers of a model's LLM, counted from 0.
+
+    Raises:
+        ValueError: none is asked for, or one that is not there.
+    """
+    layers = model.llm.get_submodule("model.layers")
+    assert isinstance(layers, nn.ModuleList)
+    if not numbers or not set(numbers) <= set(range(len(layers))):
+        raise ValueError(f"llm_layers is {list(numbers)}; the LLM has layers 0 to {len(layers) - 1}: choose some.")
+    return [layers[number] for number in numbers]
+
+
+class FormerStates:
+    """The states of an LLM as it was before a training."""
+
+    def __init__(self, model: VocalNet) -> None:
+        """Keeps a copy of the LLM of `model`."""
+        self.model = model
+        self.llm = copy.deepcopy(model.llm).eval().requires_grad_(False)
+
+    @torch.no_grad()
+    def __call__(self, *heard: Any) -> list[Tensor]:
+        """Returns `VocalNet.produced_states` of the former LLM, arguments as there."""
+        now, self.model.llm = self.model.llm, self.llm
+        try:
+            return self.model.produced_states(*heard)
+        finally:
+            self.model.llm = now
+
+
 def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str, Any], seed: int) -> None:
-    """Trains in place the adaptor of `model`, with LoRA weights, merged into its LLM, experts, or its encoder.
+    """Trains `model` in place: its adaptor with LoRA weights, merged into its LLM, with experts or with its encoder; or
+    layers of its LLM.
 
     Args:
         options: "loop" (LoopConfig), "batch_size", "bf16", "method": "lora" (the default, with "lora": rank, alpha,
-            dropout), "experts" or "hearing" (with "layers": how many of the encoder's last layers learn, all by
-            default), "transcribe": share of the clips that are to be written down instead of answered, "recognise":
-            weight of the adaptor's losses of stage_pace; both align faster than answers alone; "lists" of clips
-            ("train" alone by default), of which those without an answer have the adaptor's losses only (the LLM, which
-            was never told to write down lists of words, would mislead); "masked": zero stretches of the clips
-            (SpecAugment).
+            dropout), "experts", "hearing" (with "layers": how many of the encoder's last layers learn, all by default)
+            or "answering" (with "llm_layers": which of them learn, counted from 0, and "keep": weight of the mean
+            squared distance to the states that the LLM had before), "transcribe": share of the clips that are to be
+            written down instead of answered, "recognise": weight of the adaptor's losses of stage_pace; both align
+            faster than answers alone; "lists" of clips ("train" alone by default), of which those without an answer
+            have the adaptor's losses only (the LLM, which was never told to write down lists of words, would mislead);
+            "masked": zero stretches of the clips (SpecAugment).
 
     Raises:
-        ValueError: there is no such method, the LLM cannot have experts, or the encoder has no such number of layers.
+        ValueError: there is no such method, the LLM cannot have experts, encoder or LLM have no such layers, or clips
+            without answers are to teach answering.
     """
     entries = [e for name in options.get("lists", ["train"]) for e in read_list(data, name)]
     paths = [data / e["speech"] for e in entries]
@@ -80,6 +123,10 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         task: prompt_pieces(tokenizer, model.family, [Message("user", user_content(task))]) for task in ("", TRANSCRIBE)
     }
     torch.manual_seed(seed)
+    method = options.get("method", "lora")
+    if method == "answering" and not all("answer" in e for e in entries):
+        raise ValueError("The method answering trains on answered clips alone: leave lists without answers out.")
+    former = FormerStates(model) if method == "answering" else None
     lora = _prepare(model, options)
     order = batch_order(len(entries), options["batch_size"], seed, clip_lengths(paths))
     reader = TokenReader(model)
@@ -102,10 +149,16 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
         known = [k for k, i in enumerate(index) if has_transcript(entries[i])]
         heard = [model.adapt(features[k]) for k in known]
         ctc, distance = reader.losses(heard, [entries[index[k]]["question"] for k in known])
+        answer, moved = torch.zeros(()), torch.zeros(())
         with torch.autocast("cpu", torch.bfloat16, enabled=options["bf16"]):
-            answer = model([features[k] for k in answered], tasks, answers) if answered else torch.zeros(())
-        total = answer + options["recognise"] * (ctc + distance)
-        return {"total": total, "answer": answer.detach(), "ctc": ctc.detach(), "distance": distance.detach()}
+            if answered:
+                heard_and_answered = [features[k] for k in answered], tasks, answers
+                produced, answer = model.answer_states(*heard_and_answered)
+                if former is not None:
+                    moved = functional.mse_loss(torch.cat(produced), torch.cat(former(*heard_and_answered)))
+        total = answer + options["recognise"] * (ctc + distance) + options.get("keep", 0.0) * moved
+        parts = {"answer": answer, "ctc": ctc, "distance": distance, "moved": moved}
+        return {"total": total, **{name: value.detach() for name, value in parts.items()}}
 
     def evaluate() -> dict[str, float]:
         total = 0.0
@@ -115,8 +168,8 @@ def train_alignment(model: VocalNet, data: Path, folder: Path, options: dict[str
             total += model(features, [prompts[""]] * len(answers), answers).item() * len(answers)
         return {"dev_answer": total / len(dev)}
 
-    modules: dict[str, nn.Module] = {"adaptor": model.adaptor}
-    modules |= {"encoder": model.encoder} if options.get("method") == "hearing" else {"llm": model.llm}
+    modules: dict[str, nn.Module] = {} if method == "answering" else {"adaptor": model.adaptor}
+    modules |= {"encoder": model.encoder} if method == "hearing" else {"llm": model.llm}
     train(modules, losses, LoopConfig(**options["loop"]), folder, seed, evaluate, options["eval_every"])
     if lora is not None:
         lora.merge_and_unload()  # in place: it wraps model.llm
