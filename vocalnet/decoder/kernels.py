@@ -32,7 +32,7 @@ PACKED_FOR_FRAMES = 400  # the same for a convolution
 PACKED_DTYPES = (torch.float32, torch.bfloat16)
 PACKED_FROM = 256  # inputs and outputs; narrower layers are packed only if they have half-precision weights as well
 HALF_UP_TO = 1 << 20  # weights of a layer; larger ones do not stay in the cache
-HALF_ROWS = 8  # up to so many, half-precision weights are used
+HALF_ROWS = 32  # up to so many, half-precision weights are used: a short text, too, is over before oneDNN has begun
 SLOW_ROWS = 3  # a tenth slower than four (AMD EPYC, oneDNN of torch 2.13): a row of zeros is added
 
 
