@@ -6,7 +6,7 @@ import copy
 
 import pytest
 import torch
-from vocoder_helpers import TINY_HIFT, assert_close, stage_outputs
+from vocoder_helpers import TINY_HIFT, assert_close, assert_sounds_as, stage_outputs
 
 from vocalnet.config import HiftConfig
 from vocalnet.decoder.kernels import PackedConv1d, use_kernel
@@ -65,6 +65,8 @@ def test_wave_with_source_cache(token2wav, inputs, official):
         inputs["hift_mel"], source_cache=inputs["hift_cache_source"], source_noise=inputs["hift_source_noise"]
     )
     assert_close(source, official["source_cached"], SOURCE_TOLERANCE)
+    assert_sounds_as(wave, official["wave_cached_source"])
+    wave, _ = token2wav.vocode(inputs["hift_mel"], official["source_cached"])
     assert_close(wave, official["wave_cached_source"], WAVE_TOLERANCE)
 
 
