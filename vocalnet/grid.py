@@ -49,8 +49,8 @@ class GridOptions:
     Attributes:
         n_answers: how many in-domain questions are answered and spoken.
         n_timed: how many of the answers are timed.
-        repeats: times that each cell speaks them, in turn; medians are reported. On a shared machine turns differ by
-            half, so it takes some.
+        repeats: times that each cell speaks them, in turn; medians are reported. Turns on a shared machine differ by a
+            third and more, so a few would not do.
         seed: picks the questions, and is that of all draws and intervals.
     """
 

@@ -19,21 +19,22 @@ TINY_FLOW = FlowConfig(
 TINY_HIFT = HiftConfig(
     sample_rate_hz=16_000, base_channels=16, f0_channels=8, upsample_rates=(8, 5, 2), upsample_kernels=(16, 11, 4)
 )
+STRETCH, STRETCH_TOLERANCE = 480, 2e-3  # samples, and their mean difference
 
 
 def assert_close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     torch.testing.assert_close(actual, expected, atol=tolerance, rtol=0)
 
 
-def assert_sounds_as(actual: Tensor, expected: Tensor, n: int = 480, tolerance: float = 2e-3) -> None:
-    """Compares waves (1, samples) whose pitch was predicted on different processors, by the mean of n samples.
+def assert_sounds_as(actual: Tensor, expected: Tensor) -> None:
+    """Compares waves (1, samples) whose pitch was predicted on different processors, stretch by stretch.
 
     The last bit of a predicted pitch turns its harmonics by some hundredths of a radian within a second, and random
     weights amplify that where they are near a zero; a sample's shift is more than ten times what is allowed.
     """
     assert actual.shape == expected.shape
-    stretches = (actual - expected).abs()[0].split(n)
-    assert max(float(stretch.mean()) for stretch in stretches) <= tolerance
+    stretches = (actual - expected).abs()[0].split(STRETCH)
+    assert max(float(stretch.mean()) for stretch in stretches) <= STRETCH_TOLERANCE
 
 
 def stage_outputs(module: nn.Module, names: dict[str, str], run: Callable[[], object]) -> dict[str, Tensor]:
