@@ -79,6 +79,16 @@ def test_cells_take_turns_after_a_warm_up():
     assert items[-2].n_all == 10 == done[-1] + 1
 
 
+def test_the_last_rows_are_all_over_the_same_baseline(monkeypatch):
+    seconds = iter([1.0, 2.0, 1.0, 0.1])  # the second baseline becomes the fastest in the last answer
+    made = lab._Trial.of
+    monkeypatch.setattr(lab._Trial, "of", lambda result: replace(made(result), talker_s=next(seconds)))
+    cells = make_cells(["ntp", "mtp_vocalnet"], [1], options=OPTIONS)
+    rows = [report.row for report in lab.measure(FakeModel(), QUESTIONS[:1], cells, rounds=2)]
+    assert [row["baseline"] for row in rows] == ["mtp_vocalnet 1"] * 2
+    assert [row["measured"] for row in rows] == [pytest.approx(0.19), 1.0]
+
+
 def test_how_many_answers_a_lab_takes():
     cells = make_cells(["mtp_deepseek", "ntp"], [1, 3], options=OPTIONS)
     model = FakeModel()

@@ -152,7 +152,7 @@ def stream(
         for cell in bench.turns(number):
             yield from bench.answer_all(cell)
             waiting += [cell] if cell in offered else []
-            if bench.has_references:
+            if bench.has_references(number):
                 yield from map(bench.report, waiting)
                 waiting.clear()
     if judges is not None:
@@ -229,10 +229,10 @@ class _Bench:
         self.n_done = 0
         self.n_all = len(questions) * (len(order) + (rounds - 1) * len(self.timed))
 
-    @property
-    def has_references(self) -> bool:
-        """Whether all that rows are compared with has answered."""
-        return all(cell in self.runs for cell in self.references)
+    def has_references(self, number: int) -> bool:
+        """Whether all that rows are compared with has answered in a round, as far as it takes part."""
+        taking_part = self.turns(number)
+        return all(len(self.trials[cell]) > number for cell in self.references if cell in taking_part)
 
     def turns(self, number: int) -> list[Cell]:
         """Returns the cells of a round, references first; those that nobody times answer once."""
