@@ -242,6 +242,7 @@ def _ends(talker: Talker, text: Tensor, options: DecodeOptions, repeats: int) ->
     for _ in range(repeats):
         stream = Stream(talker, options)
         stream.add_text(text)
+        stream.run_text()
         times = [time.perf_counter()]  # after each step
         while stream.n_tokens < LONG_TOKENS:
             stream.step().said()

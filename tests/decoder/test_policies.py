@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vocalnet.decoder import policies, stream
 from vocalnet.decoder.heads import HEADS
@@ -210,8 +210,7 @@ def test_extreme_settings_are_other_policies(make_talker: MakeTalker, texts: lis
 def test_confidence_saves_the_modules(make_talker: MakeTalker, texts: list[Tensor]) -> None:
     """Modules past a stop do not run, but for the rows that have waited long enough."""
     talker = make_talker(**FEW)
-    calls: list[int] = []
-    talker.head.depths[0].layer.register_forward_hook(lambda *_: calls.append(1))  # type: ignore[operator, union-attr]
+    calls = calls_of(talker.head.depths[0].layer)  # type: ignore[index, union-attr]
     talker.generate(texts[0][None], replace(TOLERANT, policy="confidence", tau=1.1, max_tokens=33))
     assert stream.MAX_BEHIND == 16
     assert len(calls) == 1 + 33 // 17  # the text's, then one in 17 steps
@@ -267,6 +266,30 @@ def test_where_a_module_wants_to_end_the_main_head_decides(
             for n, (row, k) in enumerate(zip(logits, heads, strict=True)):
                 torch.testing.assert_close(row, expected[k, 0, n - k], atol=1e-4, rtol=1e-4)
     assert n_contested > 20
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_no_module_runs_after_an_end_that_one_has_announced(
+    make_talker: MakeTalker, texts: list[Tensor], temperature: float
+) -> None:
+    n_saved = 0
+    options = DecodeOptions(tokens_per_step=4, max_tokens=30, temperature=temperature)
+    for seed in range(30):
+        talker = make_talker(seed=seed, **FEW)
+        decoder, module = calls_of(talker.decoder), calls_of(talker.head.depths[0].layer)  # type: ignore[operator, union-attr]
+        (spoken,) = talker.decode(texts[:1], replace(options, seed=seed))
+        *_, before, last = spoken.take_picks()
+        is_saved = spoken.has_ended and last.head == 0 and not before.kept
+        assert len(decoder) - len(module) == is_saved
+        n_saved += is_saved
+    assert 3 <= n_saved <= 27
+
+
+def calls_of(module: nn.Module) -> list[int]:
+    """Returns a list that grows by one with every call of a module."""
+    calls: list[int] = []
+    module.register_forward_hook(lambda *_: calls.append(1))
+    return calls
 
 
 def check(tokens: list[int], probs: list[float], eos_id: int = 3) -> Check:

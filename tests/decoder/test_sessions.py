@@ -25,6 +25,22 @@ def test_a_chunk_of_text_brings_a_chunk_of_speech(make_talker: Callable[..., Tal
     assert len(session.push(texts[1][None, 15:], last=True)) == 15
 
 
+@pytest.mark.parametrize("head", ["ntp", "mtp_vocalnet", "mtp_deepseek"])
+def test_text_runs_with_the_next_speech_rows(
+    make_talker: Callable[..., Talker], texts: list[Tensor], head: str
+) -> None:
+    """However it is pushed: here one position at a time, the begin token with the first."""
+    talker = make_talker(head)
+    K = 1 if head == "ntp" else 3
+    n_rows: list[int] = []
+    talker.decoder.register_forward_hook(lambda decoder, inputs, output: n_rows.append(output.shape[1]))
+    session = talker.session(replace(STREAMING, tokens_per_step=K))
+    for i in range(10):
+        session.push(texts[1][None, i : i + 1])
+    chunk = 15 // K - 1
+    assert n_rows == [1 + 5 + 1, *[K] * chunk, 5 + K, *[K] * chunk]
+
+
 def test_later_text_does_not_change_earlier_speech(make_talker: Callable[..., Talker], texts: list[Tensor]) -> None:
     talker = make_talker()
     other = texts[1].clone()

@@ -241,6 +241,7 @@ class BatchSession:
         alone = BatchSession(stream.talker, stream.options)
         alone.samples = [spoken]
         alone.stream.draws = self._left[sample]
+        alone.stream.is_end_near = True
         said = torch.tensor([spoken.tokens], dtype=torch.long, device=stream.embedding.device)
         alone.stream.sequence = torch.cat([alone.stream.sequence, said], 1)
         alone.run(hidden, last=True)

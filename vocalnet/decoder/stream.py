@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from vocalnet.decoder.backbone import Rows, attention_bias
@@ -97,7 +98,9 @@ class Stream:
         self.sequence = torch.full((batch, head.stride), config.sos_id, device=talker.device)  # (B, tokens so far)
         self.n_fed = 0  # tokens of the sequence that went through the decoder
         self.proposed: Proposed | None = None
+        self._waiting: list[tuple[Tensor, Tensor]] = []  # text for the next pass: inputs (B, n, D_s), order (B, n)
         self.behind: tuple[Tensor, Tensor, Tensor] | None = None  # states, tokens, inputs of rows some module lacks
+        self.is_end_near = False  # a module has said the end, and the main head is to decide in the next step
         self._newest: tuple[Tensor, Tensor, Tensor] | None = None  # those of the last step
         self._borders = self._chunk_borders()
         self._rotations: tuple[Tensor, Tensor] | None = None  # of speech rows 0, 1, ...
@@ -138,13 +141,14 @@ class Stream:
         return self.call_start if penalty is not None and penalty.scope == "call" else 0
 
     def add_text(self, hidden: Tensor, lengths: Tensor | None = None) -> None:
-        """Runs new text, hidden (B, n, D); the first call puts the begin token before it.
+        """Takes new text, hidden (B, n, D); the first call puts the begin token before it.
 
-        `lengths` (B,) counts the real positions; only the first call of a batch may be padded.
+        It runs with the next step's rows, in one pass; released behaviour, whose modules do not chain over text, runs
+        it at once. `lengths` (B,) counts the real positions; only the first call of a batch may be padded.
         """
         B, n, _ = hidden.shape
         x = self._project(hidden.to(self.embedding)) if n else self.embedding.new_empty(B, 0, self.config.dim)
-        if not self.lanes[0].n_slots:
+        if not self.lanes[0].n_slots and not self._waiting:
             begin = self.embedding[self.config.bos_id].expand(B, 1, -1)
             x = torch.cat([begin, x], 1)  # (B, 1 + n, D_s)
             lengths = None if lengths is None else lengths + 1
@@ -152,13 +156,21 @@ class Stream:
         if n == 0:
             return
         self._catch_up()  # while the rows that are behind are still the newest
-        self._make_room(n)
         order = self.n_text[:, None] + torch.arange(n, device=x.device)  # (B, n)
         if lengths is not None:
             order = order.where(order < lengths[:, None], HIDDEN)
         self.n_text = self.n_text + (n if lengths is None else lengths)
+        self._waiting.append((x, order))
         if self.is_released:
             self._rotations = None  # speech positions follow the text's
+            self.run_text()
+
+    def run_text(self) -> None:
+        """Runs the text that waits for a step, if any, on its own."""
+        if not self._waiting:
+            return
+        x, order = self._take_text()
+        self._make_room(x.shape[1])
         rows = rows_by_depth(self.config, self.lanes, lambda lane: self._text_rows(lane, order))
         h = self.talker.decoder(x, rows(0))  # (B, n, D_s)
         text = Text(x, rows, is_chained=not self.is_released)
@@ -171,14 +183,17 @@ class Stream:
         for rows that wait, the modules beyond are not run.
         """
         n_to_feed = self.sequence.shape[1] - self.n_fed
-        self._make_room(n_to_feed // self.talker.head.stride)
+        n_waiting = sum(order.shape[1] for _, order in self._waiting)
+        self._make_room(n_waiting + n_to_feed // self.talker.head.stride)
         K, is_greedy = self.options.tokens_per_step, self.options.temperature == 0
         is_whole = room is None or (room >= K and is_greedy)
         if self.static is not None and n_to_feed == K and is_whole:
+            self.run_text()
             return self._step_static(self.static, ends_at_end=room is not None)
         proposed, self.proposed = self.proposed, None
         if proposed is None:
             return self._propose(*self._feed(self.sequence[:, self.n_fed :]), Picker(self, room))
+        self.run_text()  # a pass that may be rewound holds speech alone
         m = self._n_verifiable(proposed.tokens.shape[1], room)
         h, step = self._feed(torch.cat([self.sequence[:, self.n_fed :], proposed.tokens[:, :m]], 1))
         n_kept = self._n_accepted(h, proposed, m)
@@ -192,12 +207,15 @@ class Stream:
         return proposed.judged(n_kept).then(self._propose(h, step, Picker(self, room, rejected)))
 
     def take_back(self, n: int) -> None:
-        """Forgets the newest n tokens, which are not fed yet; a module that was fed them runs its rows again.
+        """Forgets the newest n tokens, a module's end and what follows it, none of them fed yet.
 
-        Where text arrives in between, it has to before it knows what comes in their place: its proposals may be worse.
+        In the next step the main head decides first, and no module runs after its end. A module that was fed the tokens
+        runs its rows again. Where text arrives in between, it has to before it knows what comes in their place: its
+        proposals may be worse.
         """
         assert self._newest is not None
         self.sequence = self.sequence[:, : self.sequence.shape[1] - n]
+        self.is_end_near = True
         h, fed, inputs = (part.clone() for part in self._newest)  # a pass may be handed on before they are run
         self.behind = h, fed, inputs
 
@@ -244,21 +262,39 @@ class Stream:
             self.static, self.lanes = larger, larger.lanes
 
     def _feed(self, fed: Tensor) -> tuple[Tensor, Step]:
-        """Runs the decoder over tokens fed (B, n * stride); returns its output (B, n, D_s) and the head's context."""
+        """Runs the decoder over waiting text and tokens fed (B, n * stride).
+
+        Returns its output (B, n_text + n, D_s) and the head's context.
+        """
         talker = self.talker
         inputs = talker.head.embed(talker.embedding, fed)  # (B, n, D_s)
-        rows = rows_by_depth(self.config, self.lanes, lambda lane: self._new_speech_rows(lane, inputs.shape[1]))
-        return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding)
+        n = inputs.shape[1]
+        if not self._waiting:
+            rows = rows_by_depth(self.config, self.lanes, lambda lane: self._new_speech_rows(lane, n))
+            return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding)
+        text, order = self._take_text()
+        inputs = torch.cat([text, inputs], 1)
+        rows = rows_by_depth(self.config, self.lanes, lambda lane: self._text_and_speech_rows(lane, order, n))
+        return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding, text.shape[1])
+
+    def _take_text(self) -> tuple[Tensor, Tensor]:
+        """Returns the text that waits, which it then does no longer: inputs (B, n, D_s) and order (B, n)."""
+        x, order = (torch.cat(parts, 1) for parts in zip(*self._waiting, strict=True))
+        self._waiting.clear()
+        return x, order
 
     def _propose(self, h: Tensor, step: Step, picker: Picker) -> Picks:
         """Runs the head on the newest rows h (B, n, D_s) and takes the tokens that are kept at once."""
         self.n_fed = self.sequence.shape[1]
         if self.behind is not None:
+            assert step.n_text == 0, "rows that are behind catch up before text"
             pairs = zip(self.behind, (h, step.fed, step.inputs), strict=True)
             h, step = self._last_rows(*(torch.cat(pair, 1) for pair in pairs))
+        picker.must_run_all |= step.n_text > 0
+        self.is_end_near = False
         tokens, logits = self.talker.head.step(h, step, self.options.tokens_per_step, picker)
         is_behind = self.policy.is_adaptive and tokens.shape[1] <= self.n_depths
-        self._newest = (h, step.fed, step.inputs)
+        self._newest = (h[:, step.n_text :], step.fed, step.inputs[:, step.n_text :])
         self.behind = self._newest if is_behind else None
         n, n_kept = picker.n_proposed, picker.n_kept
         self.sequence = torch.cat([self.sequence, tokens[:, :n_kept]], 1)
@@ -335,6 +371,22 @@ class Stream:
         start, mask = lane.add_text(order, opens.masked_fill(is_padding, HIDDEN), is_streaming or self.is_released)
         return self._text_rows_at(lane, start, mask, order.masked_fill(is_padding, 0))
 
+    def _text_and_speech_rows(self, lane: Lane, order: Tensor, n: int) -> Rows:
+        """Returns rows of text, its order (B, n_text), and n speech rows after it, for one pass over both."""
+        text = self._text_rows(lane, order)
+        speech = self._new_speech_rows(lane, n)
+        B, n_text = order.shape
+        assert text.bias is not None
+        bias = text.cos.new_zeros(B, 1, n_text + n, lane.n_slots)
+        bias[:, :, :n_text] = F.pad(text.bias, (0, n), value=NEVER)
+        if speech.bias is not None:
+            bias[:, :, n_text:] = speech.bias
+        cos, sin = (
+            torch.cat([ours, theirs.expand(B, -1, -1, -1)], 2)
+            for ours, theirs in ((text.cos, speech.cos), (text.sin, speech.sin))
+        )
+        return Rows(cos, sin, bias, cache=lane.cache, first_slot=text.first_slot)
+
     def _text_rows_at(self, lane: Lane, start: int, visible: Tensor, positions: Tensor) -> Rows:
         cos, sin = self.talker.rotation(positions)
         bias = attention_bias(visible, self.embedding.dtype)
@@ -386,18 +438,22 @@ class Picker:
         self.room = room
         self.rejected = rejected
         self.history = stream.sequence  # (B, n)
-        is_plain = room is None and not stream.policy.is_adaptive and stream.options.penalty is None
+        self._is_end_near = stream.is_end_near
+        is_free = room is None and not self._is_end_near
+        is_plain = is_free and not stream.policy.is_adaptive and stream.options.penalty is None
         self._is_blind = is_plain and stream.options.temperature == 0  # no pick hangs on an earlier one
         self.scores: list[Tensor] = []  # (B, V_s) of each proposed token, unless all were picked at once
         self.n_proposed = 0
         self.n_kept = 0  # proposed tokens that need no later word
         self._is_open = True  # still proposing
-        self._must_catch_up = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND
+        self.must_run_all = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND  # for the caches
 
     def wants(self, k: int) -> bool:
         """Says whether head k is to run."""
         if k == 0 or self.stream.policy.is_adaptive:
-            return self._is_open or self._must_catch_up
+            return self._is_open or self.must_run_all
+        if self._is_end_near and k == 1 and int(self.history[0, -1]) == self.stream.config.eos_id:
+            return False  # the answer is over
         return self.room is None or (k < self.room and int(self.history[0, -1]) != self.stream.config.eos_id)
 
     def __call__(self, k: int, logits: Tensor) -> Tensor:

@@ -57,12 +57,13 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One pass of cached decoding: the decoder has run n rows, the head's turn."""
+    """One pass of cached decoding: the decoder has run n rows, text that is new before speech; the head's turn."""
 
-    fed: Tensor  # (B, n * stride) the tokens that entered
-    inputs: Tensor  # (B, n, D) their embeddings as they entered
+    fed: Tensor  # (B, (n - n_text) * stride) the tokens that entered
+    inputs: Tensor  # (B, n, D) what entered the decoder: text, if any, and the embeddings of `fed`
     rows: Callable[[int], Rows]  # by depth: the same rows for MTP module k
     embed: Callable[[Tensor], Tensor]  # tokens (B, m) -> embeddings (B, m, D) of the shared table
+    n_text: int = 0  # the rows that are text; `prefill` is not called for them
 
 
 class Head(Protocol):
@@ -92,7 +93,13 @@ class Head(Protocol):
         """Maps states (..., D) of head k to logits (..., V_s)."""
 
     def prefill(self, h: Tensor, text: Text, n_heads: int) -> None:
-        """Fills the text caches of the depths that `n_heads` use from the decoder's output h (B, n, D)."""
+        """Fills the text caches of the depths that `n_heads` use from the decoder's output h (B, n, D).
+
+        For text that runs on its own; otherwise its rows are the first of a step's.
+        """
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
-        """Proposes up to `n_heads` tokens after the last row of h (B, n, D): tokens (B, K), logits (B, K, V_s)."""
+        """Proposes up to `n_heads` tokens after the last row of h (B, n, D): tokens (B, K), logits (B, K, V_s).
+
+        All rows pass through layers with a cache, those of text included.
+        """

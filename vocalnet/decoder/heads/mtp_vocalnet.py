@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import cast
 
 import torch
@@ -50,57 +51,56 @@ class MTPVocalNetHead(nn.Module):
     def states(self, h: Tensor, teacher: Teacher) -> list[Tensor]:
         """Chains the modules over text and speech; returns 1 + M states (B, L_s, D)."""
         states = [teacher.speech(h)]
-        for k in range(1, self.n_heads):
-            h = self._depth(k).layer(h, teacher.rows[k])  # (B, T, D)
+        for k, depth in enumerate(self._depths(self.n_heads), 1):
+            h = depth.layer(h, teacher.rows[k])  # (B, T, D)
             states.append(teacher.speech(h))
         return states
 
     def project(self, k: int, state: Tensor) -> Tensor:
         """Maps states (..., D) of head k to logits (..., V_s)."""
-        return self._output(k)(state)
+        output = self.main if k == 0 else cast(Depth, self.depths[k - 1]).out
+        return output(state)
 
     def prefill(self, h: Tensor, text: Text, n_heads: int) -> None:
         """Runs the modules over text rows h (B, n, D)."""
         x = h
-        for k in range(1, n_heads):
-            layer, rows = self._depth(k).layer, text.rows(k)
+        for k, depth in enumerate(self._depths(n_heads), 1):
             if text.is_chained and k < n_heads - 1:
-                x = layer(x, rows)  # (B, n, D)
+                x = depth.layer(x, text.rows(k))  # (B, n, D)
             else:
-                layer.store(x, rows)
+                depth.layer.store(x, text.rows(k))
 
     def step(self, h: Tensor, step: Step, n_heads: int, sample: Sampler) -> tuple[Tensor, Tensor]:
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
+        depths = self._depths(n_heads)
         if sample.at_once is not None:
             states = [h[:, -1]]
-            for k in range(1, n_heads):
-                h = self._run(k, h, step, n_heads)
+            for k, depth in enumerate(depths, 1):
+                h = self._run(k, depth, h, step, n_heads)
                 states.append(h[:, -1])
-            proposed = self._project_all(torch.stack(states, 1))  # (B, K, V_s)
+            proposed = self._project_all(torch.stack(states, 1), depths)  # (B, K, V_s)
             return sample.at_once(proposed), proposed
         tokens, logits = [], []
-        for k in range(n_heads):
+        for k, output in enumerate([self.main, *(depth.out for depth in depths)]):
             if not sample.wants(k):
                 break
             if k > 0:
-                h = self._run(k, h, step, n_heads)
-            logits.append(self._output(k)(h[:, -1]))  # (B, V_s)
+                h = self._run(k, depths[k - 1], h, step, n_heads)
+            logits.append(output(h[:, -1]))  # (B, V_s)
             tokens.append(sample(k, logits[-1]))
         return torch.stack(tokens, 1), torch.stack(logits, 1)
 
-    def _run(self, k: int, h: Tensor, step: Step, n_heads: int) -> Tensor:
+    def _run(self, k: int, depth: Depth, h: Tensor, step: Step, n_heads: int) -> Tensor:
         """Maps states h (B, n, D) by module k to (B, n, D); of the last one, only (B, 1, D) is asked for."""
-        return self._depth(k).layer(h, step.rows(k), last_only=k == n_heads - 1)
+        return depth.layer(h, step.rows(k), last_only=k == n_heads - 1)
 
-    def _project_all(self, states: Tensor) -> Tensor:
+    def _project_all(self, states: Tensor, depths: list[Depth]) -> Tensor:
         """Maps states (B, K, D) of the first K heads to logits (B, K, V_s), normed as one: a norm costs a product."""
-        outputs = [self._output(k) for k in range(states.shape[1])]
+        outputs = [self.main, *(depth.out for depth in depths)]
         scales = torch.stack([output.norm.weight for output in outputs])  # (K, D)
         normed = F.rms_norm(states, states.shape[-1:], eps=self.main.norm.eps) * scales
         return torch.stack([output.proj(normed[:, k]) for k, output in enumerate(outputs)], 1)
 
-    def _depth(self, k: int) -> Depth:
-        return cast(Depth, self.depths[k - 1])
-
-    def _output(self, k: int) -> Output:
-        return self.main if k == 0 else self._depth(k).out
+    def _depths(self, n_heads: int) -> list[Depth]:
+        """Returns the modules of the first n heads: an index into a `ModuleList` costs as much as a small product."""
+        return [cast(Depth, depth) for depth in islice(self.depths, n_heads - 1)]
