@@ -14,7 +14,7 @@ from grid_reports import N_ANSWERS, grid_report
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
 from vocalnet.evaluation import Item, Judges
-from vocalnet.grid import GridOptions, Outside, hear, judgements_in, offered_cells, run_grid, speak
+from vocalnet.grid import GridOptions, Outside, hear, judgements_in, offered_cells, run_grid, speak, speak_all
 from vocalnet.grids import GRIDS, Cell, find_grid
 from vocalnet.metrics.mos import Mos
 from vocalnet.model import Shelf
@@ -103,6 +103,20 @@ def test_cells_that_cannot_run_are_skipped_with_the_reason(model):
     reasons = {row["cell"]: row["reason"] for row in skipped}
     assert "takes 3" in reasons["group_linear_3 2"]
     assert "no decoder 'mtp_deepseek'" in reasons["mtp_deepseek 3"]
+
+
+def test_cells_take_turns_answer_by_answer(model, items, monkeypatch):
+    """What each answer took in the same turn is added up."""
+    asked = iter([1.0, 20.0])
+
+    def take_turns(runs, repeats):
+        whole = next(asked)
+        return {name: [whole * (1 + turn) + place for turn in range(repeats)] for place, name in enumerate(runs)}
+
+    monkeypatch.setattr("vocalnet.grid.take_turns", take_turns)
+    answers = [hear(model, Item(**item)) for item in items]
+    first, second = speak_all(model, CELLS[:2], answers, GridOptions(n_timed=2, repeats=3))
+    assert (first.seconds, second.seconds) == ([21.0, 42.0, 63.0], [23.0, 44.0, 65.0])
 
 
 @pytest.mark.usefixtures("_worded")

@@ -49,8 +49,8 @@ class GridOptions:
     Attributes:
         n_answers: how many in-domain questions are answered and spoken.
         n_timed: how many of the answers are timed.
-        repeats: times that each cell speaks them, in turn; medians are reported. Turns on a shared machine differ by a
-            third and more, so a few would not do.
+        repeats: times that each cell speaks them, in turn, answer by answer; medians are reported. A shared machine is
+            now faster and now slower, for seconds and by a third and more: turns have to be short, and many.
         seed: picks the questions, and is that of all draws and intervals.
     """
 
@@ -221,17 +221,19 @@ def speak_all(model: VocalNet, cells: Sequence[Cell], answers: Sequence[Answer],
         for cell in tqdm(cells, "speech tokens", unit="cell", disable=None)
     }
 
-    def say(cell: Cell) -> None:
-        for answer in answers[: options.n_timed]:
-            _decode(talkers[cell.decoder], answer, seeded[cell])
+    def say(cell: Cell, answer: Answer) -> None:
+        _decode(talkers[cell.decoder], answer, seeded[cell])
 
-    seconds = take_turns({cell.label: partial(say, cell) for cell in cells}, options.repeats)
+    turns = [
+        take_turns({cell.label: partial(say, cell, answer) for cell in cells}, options.repeats)
+        for answer in answers[: options.n_timed]
+    ]
     return [
         Spoken(
             cell=cell,
             talker=talkers[cell.decoder],
             speeches=speeches[cell],
-            seconds=seconds[cell.label],
+            seconds=[sum(turn) for turn in zip(*(of_one[cell.label] for of_one in turns), strict=True)],
             n_timed=sum(len(speech.tokens) for speech in speeches[cell][: options.n_timed]),
         )
         for cell in cells
