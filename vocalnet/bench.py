@@ -171,7 +171,7 @@ def take_turns(
 
 @torch.inference_mode()
 def bench_talker(config: TalkerConfig, options: BenchOptions) -> list[dict[str, Any]]:
-    """Returns a cell per head and tokens per step: prefill and `n_tokens` greedy tokens of one text.
+    """Returns a cell per head and tokens per step: one text and `n_tokens` greedy tokens of it.
 
     Raises:
         ValueError: a head is unknown, or none of them can say so many tokens per step.

@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from vocalnet.decoder import policies, stream
+from vocalnet.decoder import pickers, policies, stream
 from vocalnet.decoder.heads import HEADS
 from vocalnet.decoder.options import DecodeOptions, RepetitionAware, RepetitionPenalty
 from vocalnet.decoder.policies import POLICIES, Check, find_policy
@@ -116,7 +116,7 @@ def test_caches_hold_what_was_kept(
     make_talker: MakeTalker, texts: list[Tensor], monkeypatch: pytest.MonkeyPatch, policy: str, mask: str
 ) -> None:
     """Every kept token's logits are the teacher-forced ones, through cropping and through rows that waited."""
-    monkeypatch.setattr(stream, "MAX_BEHIND", 5)
+    monkeypatch.setattr(pickers, "MAX_BEHIND", 5)
     talker = agreeing(make_talker(**FEW))
     session = talker.session(replace(TOLERANT, policy=policy, mask=mask))  # type: ignore[arg-type]
     spoken: Spoken = session.samples[0]  # type: ignore[attr-defined]
@@ -130,6 +130,23 @@ def test_caches_hold_what_was_kept(
         torch.testing.assert_close(row, expected[head, 0, n - head], atol=1e-4, rtol=1e-4)
 
 
+@pytest.mark.parametrize("mask", ["full", "streaming"])
+def test_modules_are_fed_what_was_said(make_talker: MakeTalker, texts: list[Tensor], mask: str) -> None:
+    """Also those that ran for the text alone, in a step that had stopped before them."""
+    options = replace(TOLERANT, policy="confidence", max_tokens=14, min_tokens=14, mask=mask)  # type: ignore[arg-type]
+    first_heads = []
+    for seed in range(10):
+        talker = make_talker("mtp_deepseek", seed, **FEW)
+        (spoken,) = talker.decode(texts[1:2], options)
+        logits = spoken.logits()
+        heads = [stat.head for stat in spoken.take_picks() if stat.kept]
+        first_heads.append(heads.index(0, 1))
+        expected = talker.logits([texts[1]], [torch.tensor(spoken.tokens)], mask)
+        for n, (row, head) in enumerate(zip(logits, heads, strict=True)):
+            torch.testing.assert_close(row, expected[head, 0, n - head], atol=1e-4, rtol=1e-4)
+    assert min(first_heads) < 4, "no first step stopped"
+
+
 @pytest.mark.parametrize("behaviour", ["own", "released"])
 @pytest.mark.parametrize("mask", ["full", "streaming"])
 def test_how_long_rows_wait_changes_nothing(
@@ -139,7 +156,7 @@ def test_how_long_rows_wait_changes_nothing(
     options = replace(TOLERANT, policy="confidence", mask=mask)  # type: ignore[arg-type]
     said = []
     for limit in (1, 100):
-        monkeypatch.setattr(stream, "MAX_BEHIND", limit)
+        monkeypatch.setattr(pickers, "MAX_BEHIND", limit)
         said.append(talker.generate(texts[1][None], options, return_logits=True))
     assert torch.equal(said[0][0], said[1][0])
     torch.testing.assert_close(said[0][1], said[1][1], atol=1e-4, rtol=1e-4)
@@ -212,8 +229,8 @@ def test_confidence_saves_the_modules(make_talker: MakeTalker, texts: list[Tenso
     talker = make_talker(**FEW)
     calls = calls_of(talker.head.depths[0].layer)  # type: ignore[index, union-attr]
     talker.generate(texts[0][None], replace(TOLERANT, policy="confidence", tau=1.1, max_tokens=33))
-    assert stream.MAX_BEHIND == 16
-    assert len(calls) == 1 + 33 // 17  # the text's, then one in 17 steps
+    assert pickers.MAX_BEHIND == 16
+    assert len(calls) == 1 + 33 // 17  # the one with text, then one in 17 steps
 
 
 def eager_to_end(talker: Talker, head: int) -> Talker:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from vocalnet.decoder.options import DecodeOptions, RepetitionPenalty
-from vocalnet.decoder.stream import Picker
+from vocalnet.decoder.pickers import Picker
 from vocalnet.decoder.talker import Talker
 
 STREAMING = DecodeOptions(tokens_per_step=2, mask="streaming", max_tokens=60, min_tokens=60)

@@ -196,7 +196,7 @@ class StaticCache:
 
 
 class StaticPicker:
-    """The sample callback of a pass: `stream.Picker` without a look at any value."""
+    """The sample callback of a pass: `pickers.Picker` without a look at any value."""
 
     at_once = None  # recorded once: nothing is gained by a second way
 

@@ -7,9 +7,10 @@ caches of text filled from the decoder's output, speech rotated by the length of
 
 Adaptive policies. What verification rejects is rewound before the modules run, so caches hold kept tokens only. Where
 `confidence` stops before the last module, the modules that did not run are behind: their rows run together with those
-of a later step, at the latest when text arrives or `MAX_BEHIND` rows wait. Either way cached logits stay those of
-teacher forcing. The exception are modules that are fed tokens (mtp_deepseek): what they made of one that was rejected,
-or not known yet when text arrived, stays; it costs good proposals.
+of a later step, at the latest when text arrives or `MAX_BEHIND` rows wait; in a step with text all modules run, for the
+text alone. Either way cached logits stay those of teacher forcing. The exception are modules that are fed tokens
+(mtp_deepseek): what they made of one that was rejected, or not known yet when text arrived, stays; it costs good
+proposals.
 
 Letters: B batch, n positions or rows of a pass, K tokens per step, m proposed tokens to verify, D LLM width.
 """
@@ -17,7 +18,6 @@ Letters: B batch, n positions or rows of a pass, K tokens per step, m proposed t
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -30,8 +30,9 @@ from vocalnet.decoder.cache import HIDDEN, Lane
 from vocalnet.decoder.heads.contract import Step, Text
 from vocalnet.decoder.lanes import make_lane, make_lanes, rows_by_depth
 from vocalnet.decoder.options import DecodeOptions
+from vocalnet.decoder.pickers import Picker, Retracer
 from vocalnet.decoder.policies import Check, count_accepted, policy_for
-from vocalnet.decoder.sampling import NEVER, Draws, pick, residual, weigh
+from vocalnet.decoder.sampling import NEVER, Draws, weigh
 from vocalnet.decoder.static import Inputs, StaticPass, borrow, capacity_for, is_static
 from vocalnet.masks import first_speech_row
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
 
 RELEASED_MAX_TOKENS = 2048  # where nobody says how many, the start token included
 FIRST_CAPACITY = 256  # slots; caches double when full
-MAX_BEHIND = 16  # rows: so few cost a module little more than one does
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,9 @@ class Stream:
     def add_text(self, hidden: Tensor, lengths: Tensor | None = None) -> None:
         """Takes new text, hidden (B, n, D); the first call puts the begin token before it.
 
-        It runs with the next step's rows, in one pass; released behaviour, whose modules do not chain over text, runs
-        it at once. `lengths` (B,) counts the real positions; only the first call of a batch may be padded.
+        It waits for the next step and runs in one pass with its rows, unless that step is static or verifies; released
+        behaviour, whose modules do not chain over text, runs it at once. `lengths` (B,) counts the real positions; only
+        the first call of a batch may be padded.
         """
         B, n, _ = hidden.shape
         x = self._project(hidden.to(self.embedding)) if n else self.embedding.new_empty(B, 0, self.config.dim)
@@ -177,7 +178,7 @@ class Stream:
         self.talker.head.prefill(h, text, self.options.tokens_per_step)
 
     def step(self, room: int | None = None) -> Picks:
-        """Feeds the newest tokens, verifies what was proposed after them, and proposes the next.
+        """Feeds text that waits and the newest tokens, verifies what was proposed after them, and proposes the next.
 
         `room`: at most so many tokens are kept, and none after an end token; under `fixed`, and under `confidence` but
         for rows that wait, the modules beyond are not run.
@@ -186,14 +187,15 @@ class Stream:
         n_waiting = sum(order.shape[1] for _, order in self._waiting)
         self._make_room(n_waiting + n_to_feed // self.talker.head.stride)
         K, is_greedy = self.options.tokens_per_step, self.options.temperature == 0
-        is_whole = room is None or (room >= K and is_greedy)
+        is_whole = (room is None or (room >= K and is_greedy)) and not self.is_end_near
         if self.static is not None and n_to_feed == K and is_whole:
             self.run_text()
             return self._step_static(self.static, ends_at_end=room is not None)
         proposed, self.proposed = self.proposed, None
+        if proposed is not None or room is not None:
+            self.run_text()  # rows that may be rewound, or not reach all modules, are of speech alone
         if proposed is None:
             return self._propose(*self._feed(self.sequence[:, self.n_fed :]), Picker(self, room))
-        self.run_text()  # a pass that may be rewound holds speech alone
         m = self._n_verifiable(proposed.tokens.shape[1], room)
         h, step = self._feed(torch.cat([self.sequence[:, self.n_fed :], proposed.tokens[:, :m]], 1))
         n_kept = self._n_accepted(h, proposed, m)
@@ -262,19 +264,19 @@ class Stream:
             self.static, self.lanes = larger, larger.lanes
 
     def _feed(self, fed: Tensor) -> tuple[Tensor, Step]:
-        """Runs the decoder over waiting text and tokens fed (B, n * stride).
+        """Runs the decoder over text that waits and tokens fed (B, (n - n_text) * stride).
 
-        Returns its output (B, n_text + n, D_s) and the head's context.
+        Returns its output (B, n, D_s) and the head's context.
         """
         talker = self.talker
-        inputs = talker.head.embed(talker.embedding, fed)  # (B, n, D_s)
-        n = inputs.shape[1]
+        inputs = talker.head.embed(talker.embedding, fed)  # (B, n_speech, D_s)
+        n_speech = inputs.shape[1]
         if not self._waiting:
-            rows = rows_by_depth(self.config, self.lanes, lambda lane: self._new_speech_rows(lane, n))
+            rows = rows_by_depth(self.config, self.lanes, lambda lane: self._new_speech_rows(lane, n_speech))
             return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding)
         text, order = self._take_text()
-        inputs = torch.cat([text, inputs], 1)
-        rows = rows_by_depth(self.config, self.lanes, lambda lane: self._text_and_speech_rows(lane, order, n))
+        inputs = torch.cat([text, inputs], 1)  # (B, n, D_s)
+        rows = rows_by_depth(self.config, self.lanes, lambda lane: self._text_and_speech_rows(lane, order, n_speech))
         return talker.decoder(inputs, rows(0)), Step(fed, inputs, rows, talker.embedding, text.shape[1])
 
     def _take_text(self) -> tuple[Tensor, Tensor]:
@@ -290,10 +292,11 @@ class Stream:
             assert step.n_text == 0, "rows that are behind catch up before text"
             pairs = zip(self.behind, (h, step.fed, step.inputs), strict=True)
             h, step = self._last_rows(*(torch.cat(pair, 1) for pair in pairs))
-        picker.must_run_all |= step.n_text > 0
+        picker.must_run_all |= step.n_text > 0 and self.n_depths > 0
         self.is_end_near = False
         tokens, logits = self.talker.head.step(h, step, self.options.tokens_per_step, picker)
-        is_behind = self.policy.is_adaptive and tokens.shape[1] <= self.n_depths
+        n_run = picker.n_proposed if step.n_text else tokens.shape[1]  # a module that ran for the text alone is behind
+        is_behind = self.policy.is_adaptive and n_run <= self.n_depths
         self._newest = (h[:, step.n_text :], step.fed, step.inputs[:, step.n_text :])
         self.behind = self._newest if is_behind else None
         n, n_kept = picker.n_proposed, picker.n_kept
@@ -371,20 +374,17 @@ class Stream:
         start, mask = lane.add_text(order, opens.masked_fill(is_padding, HIDDEN), is_streaming or self.is_released)
         return self._text_rows_at(lane, start, mask, order.masked_fill(is_padding, 0))
 
-    def _text_and_speech_rows(self, lane: Lane, order: Tensor, n: int) -> Rows:
-        """Returns rows of text, its order (B, n_text), and n speech rows after it, for one pass over both."""
-        text = self._text_rows(lane, order)
-        speech = self._new_speech_rows(lane, n)
-        B, n_text = order.shape
+    def _text_and_speech_rows(self, lane: Lane, order: Tensor, n_speech: int) -> Rows:
+        """Returns rows of text, its order (B, n_text), and speech rows after it, for one pass over all n of them."""
+        text, speech = self._text_rows(lane, order), self._new_speech_rows(lane, n_speech)
         assert text.bias is not None
-        bias = text.cos.new_zeros(B, 1, n_text + n, lane.n_slots)
-        bias[:, :, :n_text] = F.pad(text.bias, (0, n), value=NEVER)
+        B, n_text = order.shape
+        bias = text.cos.new_zeros(B, 1, n_text + n_speech, lane.n_slots)
+        bias[:, :, :n_text] = F.pad(text.bias, (0, n_speech), value=NEVER)
         if speech.bias is not None:
             bias[:, :, n_text:] = speech.bias
-        cos, sin = (
-            torch.cat([ours, theirs.expand(B, -1, -1, -1)], 2)
-            for ours, theirs in ((text.cos, speech.cos), (text.sin, speech.sin))
-        )
+        pairs = (text.cos, speech.cos), (text.sin, speech.sin)
+        cos, sin = (torch.cat([ours, theirs.expand(B, -1, -1, -1)], 2) for ours, theirs in pairs)  # (B, 1, n, d)
         return Rows(cos, sin, bias, cache=lane.cache, first_slot=text.first_slot)
 
     def _text_rows_at(self, lane: Lane, start: int, visible: Tensor, positions: Tensor) -> Rows:
@@ -427,88 +427,3 @@ class Stream:
             bias[..., -n:] = torch.full((n, n), NEVER, device=bias.device).triu(1)
             self._biases[n] = bias
         return bias.narrow(-1, bias.shape[-1] - lane.n_slots, lane.n_slots)
-
-
-class Picker:
-    """The sample callback of one step: penalty, minimum length, then the draw."""
-
-    def __init__(self, stream: Stream, room: int | None, rejected: Tensor | None = None) -> None:
-        """`rejected` (B, V_s): what a rejected token of the main head's place was picked by, if that matters."""
-        self.stream = stream
-        self.room = room
-        self.rejected = rejected
-        self.history = stream.sequence  # (B, n)
-        self._is_end_near = stream.is_end_near
-        is_free = room is None and not self._is_end_near
-        is_plain = is_free and not stream.policy.is_adaptive and stream.options.penalty is None
-        self._is_blind = is_plain and stream.options.temperature == 0  # no pick hangs on an earlier one
-        self.scores: list[Tensor] = []  # (B, V_s) of each proposed token, unless all were picked at once
-        self.n_proposed = 0
-        self.n_kept = 0  # proposed tokens that need no later word
-        self._is_open = True  # still proposing
-        self.must_run_all = stream.behind is not None and stream.behind[0].shape[1] >= MAX_BEHIND  # for the caches
-
-    def wants(self, k: int) -> bool:
-        """Says whether head k is to run."""
-        if k == 0 or self.stream.policy.is_adaptive:
-            return self._is_open or self.must_run_all
-        if self._is_end_near and k == 1 and int(self.history[0, -1]) == self.stream.config.eos_id:
-            return False  # the answer is over
-        return self.room is None or (k < self.room and int(self.history[0, -1]) != self.stream.config.eos_id)
-
-    def __call__(self, k: int, logits: Tensor) -> Tensor:
-        """Picks a token (B,) from the raw logits (B, V_s) of head k."""
-        stream, options = self.stream, self.stream.options
-        if not self._is_open:  # run for its cache only
-            return logits.argmax(-1)
-        scores = stream.scores(k, logits, self.history)
-        if k == 0 and self.rejected is not None:
-            scores = residual(scores, self.rejected, options, stream.config.eos_id)
-        tokens = pick(scores, options, stream.draws)
-        self.history = torch.cat([self.history, tokens[:, None]], 1)
-        self.scores.append(scores)
-        self.n_proposed += 1
-        self._judge(k, tokens, logits)
-        return tokens
-
-    @property
-    def at_once(self) -> Callable[[Tensor], Tensor] | None:
-        """What picks all tokens of a plain greedy step, none of which hangs on another."""
-        return self._pick_all if self._is_blind else None
-
-    def _pick_all(self, logits: Tensor) -> Tensor:
-        """Picks the tokens (B, K) of all heads from their raw logits (B, K, V_s): what K calls would have picked."""
-        stream = self.stream
-        n_missing = stream.options.min_tokens - stream.n_tokens
-        if n_missing > 0:
-            logits = logits.clone()
-            logits[:, :n_missing, stream.config.eos_id] = NEVER
-        self.n_proposed = self.n_kept = logits.shape[1]
-        return logits.argmax(-1)
-
-    def _judge(self, k: int, tokens: Tensor, logits: Tensor) -> None:
-        """Decides whether the token of head k is kept and whether another is to follow."""
-        policy = self.stream.policy
-        is_kept = k == 0 or policy.accepts is None
-        if policy.goes_on is not None:
-            is_sure = policy.goes_on(logits, self.stream.options) and int(tokens) != self.stream.config.eos_id
-            self._is_open = is_sure and (self.room is None or k + 1 < self.room)
-            is_kept = k == 0 or is_sure
-        self.n_kept += is_kept
-
-
-class Retracer:
-    """The sample callback of rows that are run for their caches: it says what has been said after them."""
-
-    at_once = None
-
-    def __init__(self, stream: Stream) -> None:
-        self.said = stream.sequence[:, stream.n_fed :]  # (B, n)
-
-    def wants(self, k: int) -> bool:
-        """Says that every head is to run."""
-        return True
-
-    def __call__(self, k: int, logits: Tensor) -> Tensor:
-        """Returns the token (B,) after the rows at head k's place, where there is one already."""
-        return self.said[:, k] if k < self.said.shape[1] else logits.argmax(-1)

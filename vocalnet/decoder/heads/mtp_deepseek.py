@@ -90,7 +90,7 @@ class MTPDeepSeekHead(nn.Module):
         """Proposes a token per module, each from the last of the n rows; all rows pass, for the caches."""
         tokens: list[Tensor] = []
         logits: list[Tensor] = []
-        text, ahead = step.inputs[:, : step.n_text], step.inputs[:, step.n_text :]  # (B, n_text or n, D)
+        text, ahead = step.inputs[:, : step.n_text], step.inputs[:, step.n_text :]  # (B, n_text, D), (B, n - n_text, D)
         for k in range(n_heads):
             if not sample.wants(k):
                 break
@@ -98,7 +98,7 @@ class MTPDeepSeekHead(nn.Module):
                 ahead = torch.cat([ahead[:, 1:], step.embed(tokens[-1][:, None])], 1)
                 depth = self._depth(k)
                 x, is_last = depth.merged(h, torch.cat([text, ahead], 1)), k == n_heads - 1
-                h = depth.layer(x, step.rows(k), last_only=is_last)  # (B, n_text + n, D), (B, 1, D) of the last module
+                h = depth.layer(x, step.rows(k), last_only=is_last)  # (B, n, D), or (B, 1, D) of the last module
             logits.append(self.project(k, h[:, -1]))  # (B, V_s)
             tokens.append(sample(k, logits[-1]))
         return torch.stack(tokens, 1), torch.stack(logits, 1)
