@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
 import pytest
 import torch
@@ -84,8 +86,14 @@ def question() -> tuple[np.ndarray, int]:
 
 @pytest.fixture(autouse=True, scope="session")
 def _one_thread() -> None:
-    """Tiny shapes gain nothing from threads, and runs become comparable between machines."""
+    """Tiny shapes gain nothing from threads, and runs become comparable between machines.
+
+    Where tests run side by side, the programs that they start have one thread too: several on as many cores wait for
+    each other's turns, five times as long as they compute.
+    """
     torch.set_num_threads(1)
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        os.environ["OMP_NUM_THREADS"] = "1"
 
 
 @pytest.fixture(autouse=True)
