@@ -27,10 +27,10 @@ ANSWER = "You asked a question, and this voice has 440 hertz."
 class FakeModel:
     """Answers like a model. The prompt, or the name of the recording, chooses its mood.
 
-    "slowly" pauses between words, "mute" says nothing aloud, "crash" fails unexpectedly, "break" does so after most of
-    a long answer's sound, "pace 0.5" speaks for longer, each chunk made in half the time that it sounds. A typed
-    question sets the mood, too. Its talker is the faster, the more tokens per step; where it does not verify, more than
-    one token per step make one of its tokens another.
+    "slowly" pauses between words for 20 s, "calmly" for 3, "mute" says nothing aloud, "crash" fails unexpectedly,
+    "break" does so after most of a long answer's sound, "pace 0.5" speaks for longer, each chunk made in half the time
+    that it sounds. A typed question sets the mood, too. Its talker is the faster, the more tokens per step; where it
+    does not verify, more than one token per step make one of its tokens another.
 
     Attributes:
         requests: the arguments of every stream.
@@ -138,9 +138,9 @@ class FakeModel:
             self.heard.append(load_audio(audio))  # bad recordings are refused in the words of a real model
         if mood == "crash":
             raise RuntimeError("/secret/path/of/the/server")
-        words = self.answer.split(" ") * (20 if mood == "slowly" else 1)
+        words = self.answer.split(" ") * {"slowly": 20, "calmly": 3}.get(mood, 1)
         for n, word in enumerate(words):
-            time.sleep(0.1 if mood == "slowly" else 0.005)
+            time.sleep(0.1 if mood in ("slowly", "calmly") else 0.005)
             yield TextDelta(word if n == 0 else f" {word}", time.perf_counter() - start)
         spoken: list[SpeechTokens] = []
         chunks: list[np.ndarray] = []

@@ -147,11 +147,11 @@ def test_stop_ends_a_lab(page, served, tmp_path):
 
 
 def test_a_stopped_lab_keeps_what_it_has_finished(page, served, tmp_path):
-    soundfile.write(tmp_path / "slowly.wav", tone(0.5), SAMPLE_RATE_HZ)
+    soundfile.write(tmp_path / "calmly.wav", tone(0.5), SAMPLE_RATE_HZ)
     open_page(page, served.url, "?tab=lab&decoders=ntp,mtp_vocalnet&steps=1")
     page.get_by_label(EXAMPLES[0].text).locator("visible=true").uncheck()
     page.get_by_role("button", name=YOURS).click()
-    upload(page, tmp_path / "slowly.wav")
+    upload(page, tmp_path / "calmly.wav")
     expect(page.get_by_text("2 cells × 1 question")).to_be_visible()
     button(page, "Run").click()
     expect(page.get_by_role("region", name="Speedup lab").locator("tbody tr")).to_have_count(2, timeout=120_000)

@@ -23,7 +23,7 @@ from demo.tabs.streaming import FRESH
 from vocalnet import DecodeOptions, runs
 
 STREAM = "?tab=stream"
-N_TRIES = 3
+N_TRIES = 5
 LOUD = 0.01  # of full scale; the voice peaks at 0.3
 WINDOW_S = 128 / SAMPLE_RATE_HZ
 N_CHUNKS = 12
