@@ -15,6 +15,7 @@ from vocalnet.decoder.kernels import PackedLinear, use_kernel
 from vocalnet.decoder.load import load_talker, save_talker
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
+from vocalnet.vocoder.causal import FusedLinear, linear_gelu, linear_plus
 
 multiply = torch.fbgemm_linear_fp16_weight_fp32_activation
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -42,6 +43,27 @@ def test_a_packed_layer_agrees_with_the_plain_one(dtype, n, bias):
         expected = linear(x)
         found = PackedLinear(linear)(x)
     torch.testing.assert_close(found, expected, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("is_half", [False, True])
+@pytest.mark.parametrize("n", [1, 70])
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_packed_layer_fuses_what_follows_it(is_half, n, bias):
+    torch.manual_seed(0)
+    linear = nn.Linear(48, 72, bias=bias)
+    if is_half:
+        linear = linear.half().float()  # loses nothing in half precision, which few rows then use
+    packed = PackedLinear(linear)
+    assert isinstance(packed, FusedLinear)
+    assert (packed._half is not None) == is_half
+    x, residual = 3 * torch.randn(2, n, 48), torch.randn(2, n, 72)
+    before = residual.clone()
+    with torch.no_grad():
+        torch.testing.assert_close(linear_gelu(packed, x), linear_gelu(linear, x), rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(
+            linear_plus(packed, x, residual), linear_plus(linear, x, residual), rtol=1e-5, atol=1e-5
+        )
+    assert torch.equal(residual, before)
 
 
 def test_a_packed_layer_saves_its_plain_weight():

@@ -24,7 +24,7 @@ from vocalnet.decoder.backbone import Attention, SwiGLU, join
 from vocalnet.graphs import Graphable, Passes
 from vocalnet.provenance import keep_fingerprint
 from vocalnet.vocoder import estimator
-from vocalnet.vocoder.causal import RowConv1d
+from vocalnet.vocoder.causal import FusedLinear, RowConv1d
 from vocalnet.vocoder.hift import HiftConv1d
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
@@ -60,7 +60,7 @@ class Packed(nn.Module):
         return self
 
 
-class PackedLinear(Packed):
+class PackedLinear(Packed, FusedLinear):
     """A linear layer in oneDNN's layout, a small one in FBGEMM's too."""
 
     def __init__(self, linear: nn.Linear) -> None:
@@ -70,12 +70,27 @@ class PackedLinear(Packed):
 
     def forward(self, x: Tensor) -> Tensor:
         """Maps x (..., in_features) to (..., out_features)."""
-        if self._half is not None and x.numel() <= HALF_ROWS * self.in_features:
-            return torch.fbgemm_linear_fp16_weight_fp32_activation(x, self._half, self.bias)
+        half = self._half_for(x)
+        if half is not None:
+            return torch.fbgemm_linear_fp16_weight_fp32_activation(x, half, self.bias)
         if x.dim() == 3 and x.shape[0] == 1 and x.shape[1] == SLOW_ROWS:
             padded = torch.nn.functional.pad(x, (0, 0, 0, 1))  # (1, SLOW_ROWS + 1, in_features)
             return torch.ops.mkldnn._linear_pointwise(padded, self.weight, self.bias, "none", [], "")[:, :SLOW_ROWS]
         return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+
+    def gelu(self, x: Tensor) -> Tensor:
+        if self._half_for(x) is not None:
+            return torch.nn.functional.gelu(self(x))
+        return torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, "gelu", [], "none")
+
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        if self._half_for(x) is not None:
+            return self(x).add_(residual)
+        return torch.ops.mkldnn._linear_pointwise.binary(x, residual, self.weight, self.bias, "add")
+
+    def _half_for(self, x: Tensor) -> Tensor | None:
+        """Returns FBGEMM's weight if there is one and x has few enough rows for it."""
+        return self._half if self._half is not None and x.numel() <= HALF_ROWS * self.in_features else None
 
 
 class PackedConv1d(Packed):
@@ -160,6 +175,8 @@ def _has_operators(dtype: torch.dtype) -> bool:
     try:
         packed = _pack_weight(torch.eye(16, dtype=dtype))
         _pack_convolution(nn.Conv1d(16, 16, 3, dtype=dtype))
+        torch.ops.mkldnn._linear_pointwise(x, packed, None, "gelu", [], "none")
+        torch.ops.mkldnn._linear_pointwise.binary(x, x, packed, None, "add")
         return torch.equal(torch.ops.mkldnn._linear_pointwise(x, packed, None, "none", [], ""), x)
     except (AttributeError, RuntimeError):
         return False

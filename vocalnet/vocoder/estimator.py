@@ -16,7 +16,16 @@ from torch.nn import functional
 
 from vocalnet.config import EstimatorConfig
 from vocalnet.decoder.backbone import JoinedLinear, attention_bias
-from vocalnet.vocoder.causal import CausalConv1d, PassCache, RowConv1d, attend, attention_mask, merge_heads
+from vocalnet.vocoder.causal import (
+    CausalConv1d,
+    PassCache,
+    RowConv1d,
+    attend,
+    attention_mask,
+    linear_gelu,
+    linear_plus,
+    merge_heads,
+)
 
 TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
 MEAN_LOG_MEL = -5.0  # of speech, natural log
@@ -95,15 +104,15 @@ class Attention(nn.Module):
         self.to_v = nn.Linear(dim, n_heads * head_dim, bias=False)
         self.to_out = nn.Sequential(nn.Linear(n_heads * head_dim, dim))
 
-    def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
-        """`mask` as in `causal.attend`."""
+    def forward(self, x: Tensor, residual: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
+        """`residual` (B, N, C) is added; `mask` as in `causal.attend`."""
         if self.joined is None:
             rows = torch.cat([self.to_q(x), self.to_k(x), self.to_v(x)], dim=-1)  # (B, N, 3 * H * d)
         else:
             rows = self.joined(x)
         heads = rows.unflatten(-1, (3, self.n_heads, -1)).permute(2, 0, 3, 1, 4)  # (3, B, H, N, d)
         key, value = heads[1:] if cache is None else cache.append(self, heads[1:])  # (B, H, N_k, d) each
-        return self.to_out(merge_heads(attend(heads[0], key, value, mask)))  # (B, N, C)
+        return linear_plus(self.to_out[0], merge_heads(attend(heads[0], key, value, mask)), residual)  # (B, N, C)
 
 
 class GeluLinear(nn.Module):
@@ -114,7 +123,7 @@ class GeluLinear(nn.Module):
         self.proj = nn.Linear(dim, hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return functional.gelu(self.proj(x))
+        return linear_gelu(self.proj, x)
 
 
 class TransformerFeedForward(nn.Module):
@@ -124,8 +133,9 @@ class TransformerFeedForward(nn.Module):
         super().__init__()
         self.net = nn.Sequential(GeluLinear(dim, 4 * dim), nn.Identity(), nn.Linear(4 * dim, dim))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self.net(x)
+    def forward(self, x: Tensor, residual: Tensor) -> Tensor:
+        """`residual` (B, N, C) is added."""
+        return linear_plus(self.net[2], self.net[0](x), residual)
 
 
 class TransformerBlock(nn.Module):
@@ -139,8 +149,8 @@ class TransformerBlock(nn.Module):
         self.ff = TransformerFeedForward(dim)
 
     def forward(self, x: Tensor, mask: Tensor | None, cache: PassCache | None) -> Tensor:
-        x = x + self.attn1(self.norm1(x), mask, cache)
-        return x + self.ff(self.norm3(x))
+        x = self.attn1(self.norm1(x), x, mask, cache)
+        return self.ff(self.norm3(x), x)
 
 
 class Stage(nn.ModuleList):
