@@ -15,7 +15,7 @@ from vocalnet.decoder.kernels import PackedLinear, use_kernel
 from vocalnet.decoder.load import load_talker, save_talker
 from vocalnet.decoder.options import DecodeOptions
 from vocalnet.decoder.talker import Talker
-from vocalnet.vocoder.causal import FusedLinear, linear_gelu, linear_plus
+from vocalnet.vocoder.estimator import FusedLinear, GeluLinear, linear_plus
 
 multiply = torch.fbgemm_linear_fp16_weight_fp32_activation
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
@@ -58,11 +58,12 @@ def test_a_packed_layer_fuses_what_follows_it(is_half, n, bias):
     assert (packed._half is not None) == is_half
     x, residual = 3 * torch.randn(2, n, 48), torch.randn(2, n, 72)
     before = residual.clone()
+    layer = GeluLinear(48, 72)
+    found = []
     with torch.no_grad():
-        torch.testing.assert_close(linear_gelu(packed, x), linear_gelu(linear, x), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(
-            linear_plus(packed, x, residual), linear_plus(linear, x, residual), rtol=1e-5, atol=1e-5
-        )
+        for layer.proj in (packed, linear):
+            found.append(torch.stack([layer(x), linear_plus(layer.proj, x, residual)]))
+    torch.testing.assert_close(found[0], found[1], rtol=1e-5, atol=1e-5)
     assert torch.equal(residual, before)
 
 

@@ -24,7 +24,7 @@ from vocalnet.decoder.backbone import Attention, SwiGLU, join
 from vocalnet.graphs import Graphable, Passes
 from vocalnet.provenance import keep_fingerprint
 from vocalnet.vocoder import estimator
-from vocalnet.vocoder.causal import FusedLinear, RowConv1d
+from vocalnet.vocoder.causal import RowConv1d
 from vocalnet.vocoder.hift import HiftConv1d
 
 PACKED_FOR_ROWS = 4  # the layout is chosen for about so many rows; any number is computed correctly
@@ -60,7 +60,7 @@ class Packed(nn.Module):
         return self
 
 
-class PackedLinear(Packed, FusedLinear):
+class PackedLinear(Packed, estimator.FusedLinear):
     """A linear layer in oneDNN's layout, a small one in FBGEMM's too."""
 
     def __init__(self, linear: nn.Linear) -> None:

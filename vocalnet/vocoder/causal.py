@@ -6,7 +6,6 @@ Letters: B batch, C channels, H heads, d head width, N frames of this pass, N_pa
 from __future__ import annotations
 
 import weakref
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -128,28 +127,6 @@ class CausalConv1d(RowConv1d):
 
     def forward(self, x: Tensor, cache: PassCache | None = None) -> Tensor:  # type: ignore[override]
         return super().forward(with_left_context(self, x, self.kernel_size[0] - 1, cache))  # (B, N, C_out)
-
-
-class FusedLinear(ABC):
-    """A linear layer, of `decoder.kernels`, that can do what follows in the same operator."""
-
-    @abstractmethod
-    def gelu(self, x: Tensor) -> Tensor:
-        """Maps x (..., C_in) to the exact GELU of the product (..., C)."""
-
-    @abstractmethod
-    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
-        """Maps x (..., C_in) to the product plus `residual` (..., C)."""
-
-
-def linear_gelu(linear: nn.Module, x: Tensor) -> Tensor:
-    """Linear, then exact GELU: (..., C_in) -> (..., C)."""
-    return linear.gelu(x) if isinstance(linear, FusedLinear) else functional.gelu(linear(x))
-
-
-def linear_plus(linear: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
-    """Linear, added to `residual` (..., C): (..., C_in) -> (..., C)."""
-    return linear.plus(x, residual) if isinstance(linear, FusedLinear) else residual + linear(x)
 
 
 def length_mask(lengths: Tensor, n: int) -> Tensor:

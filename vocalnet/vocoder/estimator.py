@@ -8,6 +8,7 @@ Letters: B batch, C channels, N mel frames, H heads, d head width, E width of th
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from typing import ClassVar
 
 import torch
@@ -16,16 +17,7 @@ from torch.nn import functional
 
 from vocalnet.config import EstimatorConfig
 from vocalnet.decoder.backbone import JoinedLinear, attention_bias
-from vocalnet.vocoder.causal import (
-    CausalConv1d,
-    PassCache,
-    RowConv1d,
-    attend,
-    attention_mask,
-    linear_gelu,
-    linear_plus,
-    merge_heads,
-)
+from vocalnet.vocoder.causal import CausalConv1d, PassCache, RowConv1d, attend, attention_mask, merge_heads
 
 TIME_SCALE = 1000.0  # flow time 0..1 is embedded like a diffusion step 0..1000
 MEAN_LOG_MEL = -5.0  # of speech, natural log
@@ -48,6 +40,23 @@ def mish(x: Tensor) -> Tensor:
     e = x.clamp(max=MISH_LINEAR_FROM).exp_()
     w = (e + 2).mul_(e)  # tanh(log(1 + e)) = w / (w + 2)
     return torch.div(w, w + 2, out=e).mul_(x)
+
+
+class FusedLinear(ABC):
+    """A linear layer, of `decoder.kernels`, that can do what follows in the same operator."""
+
+    @abstractmethod
+    def gelu(self, x: Tensor) -> Tensor:
+        """Maps x (..., C_in) to the exact GELU of the product (..., C)."""
+
+    @abstractmethod
+    def plus(self, x: Tensor, residual: Tensor) -> Tensor:
+        """Maps x (..., C_in) to the product plus `residual` (..., C)."""
+
+
+def linear_plus(linear: nn.Module, x: Tensor, residual: Tensor) -> Tensor:
+    """Linear, added to `residual` (..., C): (..., C_in) -> (..., C)."""
+    return linear.plus(x, residual) if isinstance(linear, FusedLinear) else residual + linear(x)
 
 
 class TimeEmbedding(nn.Module):
@@ -123,7 +132,7 @@ class GeluLinear(nn.Module):
         self.proj = nn.Linear(dim, hidden_dim)
 
     def forward(self, x: Tensor) -> Tensor:
-        return linear_gelu(self.proj, x)
+        return self.proj.gelu(x) if isinstance(self.proj, FusedLinear) else functional.gelu(self.proj(x))
 
 
 class TransformerFeedForward(nn.Module):
